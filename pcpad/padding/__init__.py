@@ -1,0 +1,18 @@
+"""The science: coverage, padding modes, PartialConv2d and the surgery on models. Imports torch only."""
+
+from pcpad.padding.coverage import coverage, ratio
+from pcpad.padding.modes import PADDING_MODES, PaddingMode
+from pcpad.padding.partial import PartialConv2d
+from pcpad.padding.report import LayerReport, SurgeryReport
+from pcpad.padding.surgery import convert
+
+__all__ = [
+    "PADDING_MODES",
+    "LayerReport",
+    "PaddingMode",
+    "PartialConv2d",
+    "SurgeryReport",
+    "convert",
+    "coverage",
+    "ratio",
+]

@@ -1,0 +1,65 @@
+"""FilledConv2d: a convolution whose padding is filled from the image (reflect, replicate, circular)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcpad.padding.coverage import Pads, conv_pads
+
+SMALLEST = {"reflect": lambda pad: pad + 1, "replicate": lambda pad: 1, "circular": lambda pad: pad}
+"""Mode to the shortest side, in pixels, that can fill a pad of that many pixels."""
+
+
+@torch.fx.wrap  # one node in a symbolic trace, so that a trace does not depend on the input size
+def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str = "") -> Tensor:
+    """Pad an image with values of its own.
+
+    Args:
+        x: ``(N, C, H, W)`` or ``(C, H, W)``.
+        pads: ``(top, bottom, left, right)``, in pixels.
+        mode: ``"reflect"``, ``"replicate"`` or ``"circular"``, as in ``torch.nn.functional.pad``.
+        on_small: what to do with a map that is too small for the mode: ``"raise"`` or ``"replicate"``.
+        layer: name of the layer, for the message.
+
+    Returns:
+        `x` with H grown by top + bottom and W by left + right.
+
+    Raises:
+        ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``.
+    """
+    top, bottom, left, right = pads
+    need = (SMALLEST[mode](max(top, bottom)), SMALLEST[mode](max(left, right)))
+    if x.shape[-2] < need[0] or x.shape[-1] < need[1]:
+        if on_small == "raise":
+            where = f"layer {layer!r}" if layer else "a convolution"
+            raise ValueError(
+                f"padding mode {mode!r} cannot fill {where}: its input map is {x.shape[-2]}x{x.shape[-1]} and its "
+                f"pads (top, bottom, left, right) are {pads}, which need at least {need[0]}x{need[1]}; "
+                "use a larger input, or convert with on_small='replicate'"
+            )
+        mode = on_small
+    return F.pad(x, (left, right, top, bottom), mode=mode)
+
+
+class FilledConv2d(nn.Conv2d):
+    """An ``nn.Conv2d`` that fills its padding from the image and explains itself where the image is too small.
+
+    The same numbers as ``nn.Conv2d(..., padding_mode=mode)``, with the same constructor and state dict.
+
+    Attributes:
+        on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.
+        layer: the layer's name in its model, for the message.
+
+    Shapes: ``(N, C, H, W)`` or ``(C, H, W)``; any dtype that ``F.pad`` takes.
+
+    Raises (in forward):
+        ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``.
+    """
+
+    on_small = "raise"
+    layer = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = conv_pads(self.padding, self.kernel_size, self.dilation)
+        x = fill(x, pads, self.padding_mode, self.on_small, self.layer)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
