@@ -1,0 +1,52 @@
+# Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.PHONY: help setup train eval tensorboard test test-gpu lint format lock
+
+# PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
+ifdef PYTHON
+PY := $(PYTHON)
+READY :=
+else
+PY := .venv/bin/python
+READY := .venv/.ready
+endif
+PCPAD := $(PY) -m pcpad
+option = $(if $($(1)),$(2) '$($(1))')
+
+help: ## list the targets and variables
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  variables: MODEL=resnet50 PAD=partial PADS=zeros,partial DATA=textures|imagenet|/path RECIPE=paper SEED=0 GPUS=1"
+	@echo "             RUN=runs/... SIZES=128,224 OUT=/path ARGS='--epochs 3' PYTHON=python3 (instead of .venv)"
+	@echo "  example:   make train MODEL=resnet50 PAD=partial"
+
+setup: $(READY) ## make .venv with exact versions (any target does this on first use)
+	@$(PY) -c "import torch, timm; print('ready: $(PY), torch', torch.__version__, 'timm', timm.__version__)"
+
+.venv/.ready: requirements.lock requirements-uv.lock pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh
+
+train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
+	@$(PCPAD) train $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
+
+eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES
+	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)
+
+tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
+	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)
+
+test: $(READY) ## the tests, without GPU and network
+	@$(PY) -m pytest -m "not gpu" -q $(ARGS)
+
+test-gpu: $(READY) ## the tests that need an NVIDIA GPU
+	@$(PY) -m pytest -m gpu -q $(ARGS)
+
+lint: $(READY) ## ruff: lint and format
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(READY) ## ruff: mend what it can
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+lock: $(READY) ## resolve the newest versions into requirements.lock
+	@sh scripts/lock.sh
