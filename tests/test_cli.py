@@ -1,0 +1,165 @@
+"""The command line's settings: layers, messages, exit codes. Training itself is tested elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pcpad.cli import main, option_names, parse, train_settings
+from pcpad.config import (
+    DataSettings,
+    EvalSettings,
+    OptimSettings,
+    PreprocessSettings,
+    TrainSettings,
+    differences,
+    digest,
+    to_dict,
+    yaml_text,
+)
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+def test_defaults_without_imagenet(monkeypatch):
+    settings = train_settings([])
+    assert (settings.data.name, settings.recipe) == ("textures", "textures")
+    monkeypatch.setenv("IMAGENET", "/somewhere")
+    settings = train_settings([])
+    assert (settings.data.name, settings.recipe, settings.epochs) == ("imagenet", "paper", 100)
+    assert train_settings(["--data", "textures"]).recipe == "textures"
+    assert train_settings(["--data.name", "/my/images"]).recipe == "paper"
+
+
+def test_layers_base_recipe_config_command_line(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("epochs: 7\nbatch_size: 9\noptim:\n  lr: 1e-3\namp: off\n")
+    settings = train_settings(["--config", str(own), "--batch_size", "11", "--recipe", "paper"])
+    assert (settings.epochs, settings.batch_size, settings.optim.lr) == (7, 11, 0.001)
+    assert settings.optim.momentum == 0.9
+    assert settings.schedule.step_epochs == 30
+    assert settings.amp == "off"  # a word, not YAML 1.1's false
+
+
+def test_paper_recipe_is_the_papers():
+    """The setting of the reference script: every parameter decays, no warm-up, resize 256 and crop 224."""
+    s = train_settings(["--recipe", "paper"])
+    assert (s.optim.lr, s.optim.momentum, s.optim.weight_decay, s.optim.decay) == (0.1, 0.9, 1e-4, "all")
+    assert (s.schedule.name, s.schedule.step_epochs, s.schedule.gamma, s.schedule.warmup_epochs) == ("step", 30, 0.1, 0)
+    assert (s.epochs, s.batch_size, s.size, s.label_smoothing, s.ema) == (100, 192, 224, 0, None)
+    assert s.preprocess.crop_pct == 224 / 256
+    assert (s.augment.scale, s.augment.hflip) == ((0.08, 1.0), 0.5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_file_loads(path):
+    settings = parse(TrainSettings, [], "train", [CONFIGS[0].parent / "base.yaml", path])
+    assert isinstance(settings, TrainSettings)
+    assert path.read_text().startswith("#")  # headed by what it is for
+    if path.stem != "base":
+        head = path.read_text()
+        assert all(word in head for word in ("command:", "cost:", "expected:"))
+
+
+def test_base_states_every_recipe_key_at_its_default():
+    base = yaml.safe_load((CONFIGS[0].parent / "base.yaml").read_text().replace("amp: off", "amp: 'off'"))
+    defaults = to_dict(TrainSettings())
+    aside = {"model", "padding", "power", "on_small", "reset_head", "data", "preprocess", "seed"}
+    assert set(base) == set(to_dict(TrainSettings(), result_only=True)) - aside
+    base["optim"]["weight_decay"] = float(base["optim"]["weight_decay"])  # YAML 1.1 takes 1e-4 for a word
+    assert base == {k: defaults[k] for k in base}
+
+
+def test_print_config_can_be_read_back(capsys, tmp_path):
+    assert main(["train", "--optim.lr", "0.3", "--print_config"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(text)
+    again = parse(TrainSettings, [], "train", [tmp_path / "c.yaml"])
+    assert again.optim.lr == 0.3
+    assert yaml_text(again) == text
+
+
+def test_flags_need_no_value():
+    settings = train_settings(["--reset_head", "--compile", "--channels_last", "false"])
+    assert (settings.reset_head, settings.compile, settings.channels_last) == (True, True, False)
+    assert parse(EvalSettings, ["--run", "x", "--ema"], "eval").ema is True
+
+
+def test_help_explains_every_option(capsys):
+    for command, kind in (("train", TrainSettings), ("eval", EvalSettings)):
+        assert main([command, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        for name in option_names(kind):
+            after = text.split(f" --{name} ")[-1]
+            assert "(type:" in after[:400], name
+            explained = after.split("(type:")[0].split(maxsplit=1)
+            assert len(explained) > 1, f"--{name} has no explanation"
+            assert len(explained[1]) > 8, f"--{name} has no explanation"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian': choose from train, eval; did you mean 'train'?"),
+        (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
+        (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
+        (["train", "--amp", "bf61"], "amp: Expected one of 'off', 'bf16', 'fp16'. Got value: bf61; did you mean 'bf16'?"),
+        (["train", "--epochs", "many"], "epochs: Expected a whole number. Got value: many"),
+        (["train", "--augment.scale", "0.3"], "augment.scale: Expected a list such as [0.5,1.0]. Got value: 0.3"),
+        (["train", "--epochs", "0"], "epochs must be at least 1, not 0"),
+        (["train", "--optim.lr", "-1"], "optim.lr must be positive and finite, not -1"),
+        (["train", "--augment.scale", "[0.5,0.2]"], "augment.scale must be a range within 0..1"),
+        (["train", "--schedule.warmup_epochs", "200"], "schedule.warmup_epochs must be at most epochs"),
+        (["train", "--gpus", "2"], "gpus=2: training on several GPUs is not supported yet"),
+        (["train", "resnet50"], "unexpected argument 'resnet50'"),
+        (["train", "--recipe", "papr"], "unknown recipe 'papr': choose from"),
+        (["train", "--recipe", "no/such.yaml"], "recipe 'no/such.yaml': no such file"),
+        (["train", "--config", "nofile.yaml"], "--config nofile.yaml: no such file"),
+        (["train", "--resume", "no/run"], "--resume no/run: no run there"),
+        (["eval"], "either --run DIR, or --model NAME with --weights"),
+        (["eval", "--model", "resnet50"], "--model resnet50 needs --weights"),
+        (["eval", "--run", "x", "--size", "1", "--sizes", "1,2"], "give --size or --sizes, not both"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(argv, message, capsys):
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("pcpad: error: ")
+    assert err.count("\n") == 1
+
+
+def test_unknown_key_in_yaml_is_named(tmp_path, capsys):
+    for text, message in (
+        ("optimm:\n  lr: 1\n", "unknown setting 'optimm'; did you mean 'optim'?"),
+        ("epcohs: 3\n", "unknown setting 'epcohs'; did you mean 'epochs'?"),
+        ("epochs: [1\n", "c.yaml is not YAML (line 2"),
+        ("optim:\n  rl: 1\n", "unknown setting 'optim.rl'; did you mean optim.lr?"),
+        ("- 1\n", "must hold settings"),
+        ("", "must hold settings"),
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        assert main(["train", "--config", str(tmp_path / "c.yaml")]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_digest_covers_what_changes_the_result_only():
+    base = TrainSettings()
+    same = TrainSettings(out="/x", device="cpu", compile=True, data=DataSettings(workers=3, name="/y"))
+    assert digest(base) == digest(same)
+    for other in (
+        TrainSettings(seed=1),
+        TrainSettings(padding="zeros"),
+        TrainSettings(optim=OptimSettings(lr=0.2)),
+        TrainSettings(data=DataSettings(loader="torchvision")),
+        TrainSettings(preprocess=PreprocessSettings(crop_pct=0.9)),
+    ):
+        assert digest(other) != digest(base)
+
+
+def test_differences_are_named_by_their_dotted_key():
+    old, new = to_dict(TrainSettings()), to_dict(TrainSettings(seed=3, optim=OptimSettings(lr=0.2)))
+    assert differences(old, new) == ["optim.lr: 0.1 -> 0.2", "seed: 0 -> 3"]
+    assert differences(old, old) == []
