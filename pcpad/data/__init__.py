@@ -1,0 +1,1 @@
+"""Data: manifest, class map, the loaders of DALI and torchvision, the built-in images."""

@@ -1,0 +1,125 @@
+"""Where a run happens: device, versions, commit, hardware, memory."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+NEEDED_DRIVER = {"12": "525", "13": "580"}
+"""Smallest NVIDIA driver on Linux for each major version of CUDA (NVIDIA's release notes of CUDA)."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cuda``, ``cpu`` or ``mps``.
+
+    Raises:
+        ValueError: there is an NVIDIA GPU that torch cannot use, or the device named does not exist.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device mps: torch finds no Apple GPU here; use --device cpu")
+        return torch.device("mps")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    driver = nvidia_driver()
+    if driver is not None:
+        built = torch.version.cuda
+        if built is None:
+            wants = "this torch was built without CUDA: install the CUDA build"
+        else:
+            major = built.partition(".")[0]
+            wants = f"torch {torch.__version__} was built for CUDA {built}, which needs driver "
+            wants += f"{NEEDED_DRIVER.get(major, 'of its own major version')} or newer"
+        raise ValueError(f"there is an NVIDIA GPU (driver {driver}) that torch cannot use: {wants}; or --device cpu")
+    if name == "cuda":
+        raise ValueError("device cuda: there is no NVIDIA GPU here; use --device cpu")
+    return torch.device("cpu")
+
+
+def nvidia_driver(root: Path = Path("/")) -> str | None:
+    """Version of the NVIDIA driver, ``"unknown"`` for a GPU without a readable one, None where there is no GPU."""
+    devices = list((root / "dev").glob("nvidia[0-9]*"))
+    stated = root / "proc/driver/nvidia/version"
+    if stated.is_file():
+        words = stated.read_text().split("Kernel Module", 1)[-1].split()
+        return next((w for w in words if w[0].isdigit()), "unknown")
+    if root == Path("/") and shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.split()[0]
+    return "unknown" if devices else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in ("pcpad", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if "pcpad" not in found:
+        from pcpad import __version__
+
+        found["pcpad"] = __version__
+    return found
+
+
+def hardware(device: torch.device) -> str:
+    """The processor or GPU, with its number of cores, in one line."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {num_cores()} cores"
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def commit() -> str | None:
+    """The commit of the clone pcpad runs from, with ``+`` where files differ from it; None outside a clone."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", root, *args], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = git("rev-parse", "HEAD")
+    return head and head[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: the allocator's on a GPU, the process's resident set elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here

@@ -1,0 +1,42 @@
+"""Folders that results go to: made when a command starts, gone again if it fails before there is a result."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def result_folder(folder: Path, result: str) -> Iterator[Path]:
+    """Make `folder` for the time of a command; on an error without the file `result` in it, undo that.
+
+    Only what was made here is removed: a folder that was there before stays, and what it held.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        remove_empty(created)
+        raise OSError(f"the folder {folder} cannot be written ({error.strerror}); choose another with --out") from error
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / result).exists():
+            for path in set(folder.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_empty(created)
+        raise
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders, innermost first, that exist and are empty."""
+    for path in folders:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

@@ -1,0 +1,233 @@
+"""Models by name: "torchvision/resnet50", "timm/resnet50.a1_in1k" or a bare name; their weights and preprocessing."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pcpad.config import PreprocessSettings, nearest
+from pcpad.data.batch import EvalTransform
+from pcpad.weights import head_keys, load_state, read_file, unwrap
+
+WEIGHT_FILES = (".pt", ".pth", ".bin", ".tar", ".ckpt", ".safetensors")
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Heads of torchvision that only their own training recipes use; pcpad builds the networks without."""
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model's library (``"torchvision"`` or ``"timm"``) and its name there, a timm tag included."""
+
+    library: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.library}/{self.name}"
+
+
+def resolve(name: str) -> ModelName:
+    """Find a model; a bare name means torchvision where it has it (the paper's networks), else timm.
+
+    Raises:
+        ValueError: an unknown library or name; suggests the nearest.
+    """
+    library, _, bare = name.rpartition("/")
+    if library not in ("", "torchvision", "timm"):
+        raise ValueError(f"unknown model library {library!r} in {name!r}: use torchvision/NAME or timm/NAME")
+    if library != "timm" and bare in torchvision_names():
+        return ModelName("torchvision", bare)
+    if library != "torchvision":
+        import timm
+
+        arch, _, tag = bare.partition(".")
+        if timm.is_model(arch):
+            tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
+            if tag and tag not in tags:
+                raise ValueError(
+                    f"timm has no weights {tag!r} of {arch}: choose from {', '.join(tags)}{nearest(tag, tags)}"
+                )
+            return ModelName("timm", bare)
+        known = [*timm.list_models(), *(torchvision_names() if not library else [])]
+    else:
+        known = torchvision_names()
+    raise ValueError(f"unknown model {name!r}{nearest(bare.partition('.')[0], known)}")
+
+
+def torchvision_names() -> list[str]:
+    """Torchvision's classification networks."""
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def build(name: ModelName, num_classes: int, weights: str | None = None, reset_head: bool = False) -> nn.Module:
+    """A model with zero padding and, where asked for, weights.
+
+    Args:
+        weights: a file, a name of the library's weights, ``"pretrained"`` (or ``"default"``), or None for random.
+        reset_head: keep a new classifier where the weights have another number of classes.
+
+    Raises:
+        ValueError: weights of another network, another number of classes, a damaged or dangerous file, an unknown
+            name. OSError: the file cannot be read or the download failed.
+    """
+    if weights is None:
+        return create(name, num_classes)
+    if Path(weights).is_file():
+        model = create(name, num_classes)
+        load_state(model, unwrap(read_file(weights)), weights, reset_head, AUXILIARY.get(name.name, ()))
+        return model
+    if "/" in weights or weights.endswith(WEIGHT_FILES):
+        raise ValueError(f"weights {weights!r}: no such file")
+    source = download(name, weights)
+    model = create(name, num_classes)
+    load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
+    if hasattr(source, "transform_input"):  # torchvision's ported inception networks scale their input themselves
+        model.transform_input = source.transform_input
+    return model
+
+
+def build_as_published(name: ModelName, weights: str) -> nn.Module:
+    """A model with weights and as many classes as they have; raises like `build`."""
+    if not Path(weights).is_file() and ("/" in weights or weights.endswith(WEIGHT_FILES)):
+        raise ValueError(f"weights {weights!r}: no such file")
+    if not Path(weights).is_file():
+        return download(name, weights)
+    state = unwrap(read_file(weights))
+    standard = create(name, 1000)
+    keys = [key for key in standard.state_dict() if key in head_keys(standard) and key in state]
+    num_classes = state[keys[-1]].shape[0] if keys else 1000
+    model = standard if num_classes == 1000 else create(name, num_classes)
+    load_state(model, state, weights, ignore=AUXILIARY.get(name.name, ()))
+    return model
+
+
+def create(name: ModelName, num_classes: int) -> nn.Module:
+    """A model with random weights, from the library's own constructor."""
+    if name.library == "timm":
+        import timm
+
+        return timm.create_model(name.name, pretrained=False, num_classes=num_classes)
+    from torchvision import models
+
+    extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
+    return models.get_model(name.name, weights=None, num_classes=num_classes, **extra)
+
+
+def download(name: ModelName, weights: str) -> nn.Module:
+    """The library's model with the library's weights, through the library's own loader."""
+    default = weights in ("pretrained", "default", "DEFAULT")
+    try:
+        if name.library == "timm":
+            import timm
+
+            arch, _, tag = name.name.partition(".")
+            if not default:
+                name = resolve(f"timm/{arch}.{weights}")
+            elif not tag and not timm.list_pretrained(f"{arch}.*"):
+                raise ValueError(f"timm has no weights for {arch}")
+            return timm.create_model(name.name, pretrained=True)
+        from torchvision import models
+
+        known = models.get_model_weights(name.name)
+        choices = [w.name for w in known]
+        if not default and weights not in choices:
+            raise ValueError(
+                f"torchvision has no weights {weights!r} of {name.name} and there is no such file: "
+                f"choose from {', '.join(choices)}, pretrained{nearest(weights, choices)}"
+            )
+        return models.get_model(name.name, weights=known.DEFAULT if default else known[weights])
+    except (OSError, RuntimeError) as error:  # RuntimeError: a hub's checksum mismatch
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the weights {weights!r} of {name} could not be downloaded ({first}); "
+            "without a network give a file: --weights FILE"
+        ) from error
+
+
+def probe(model: nn.Module, name: str, padding: str, size: int) -> None:
+    """Run one empty image through the model, so that a size it cannot take is known before the run starts."""
+    was_training = model.training
+    model.eval()
+    weight = next(model.parameters())
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
+    except ValueError as error:
+        raise ValueError(f"{name} cannot run with {padding} padding at size {size}: {error}") from error
+    except (RuntimeError, AssertionError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name} cannot run at size {size} ({first}); choose another --size") from error
+    finally:
+        model.train(was_training)
+
+
+def eval_transform(
+    name: ModelName, settings: PreprocessSettings, size: int | None = None, weights: str | None = None
+) -> EvalTransform:
+    """Evaluation preprocessing: the library's for the model, with `settings` where they say otherwise.
+
+    timm's comes from its pretrained_cfg. Torchvision's comes from the named weights, or from the first ones it
+    published for the network (IMAGENET1K_V1) where weights come from a file or are random.
+
+    Args:
+        size: side in pixels; the model's own if None.
+
+    Raises:
+        ValueError: the model wants a preprocessing that pcpad does not have.
+    """
+    own = timm_preprocessing(name) if name.library == "timm" else torchvision_preprocessing(name, weights)
+    own |= {k: v for k, v in vars(settings).items() if v is not None}
+    own["size"] = size or own["size"]
+    if own["interpolation"] not in ("bilinear", "bicubic") or own["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"{name} was evaluated with interpolation {own['interpolation']!r} and crop_mode {own['crop_mode']!r}; "
+            "pcpad has bilinear or bicubic, and center or squash: choose by --preprocess.interpolation and "
+            "--preprocess.crop_mode"
+        )
+    return EvalTransform(**own)
+
+
+def timm_preprocessing(name: ModelName) -> dict:
+    """What timm's pretrained_cfg says of a model."""
+    import timm
+    from timm.models import PretrainedCfg
+
+    cfg = timm.get_pretrained_cfg(name.name) or PretrainedCfg()
+    return {
+        "size": cfg.input_size[-1],
+        "mean": tuple(cfg.mean),
+        "std": tuple(cfg.std),
+        "interpolation": cfg.interpolation,
+        "crop_pct": cfg.crop_pct,
+        "crop_mode": cfg.crop_mode,
+    }
+
+
+def torchvision_preprocessing(name: ModelName, weights: str | None) -> dict:
+    """What torchvision's weights say of a model."""
+    from torchvision import models
+
+    known = models.get_model_weights(name.name)
+    if weights in ("pretrained", "default", "DEFAULT"):
+        chosen = known.DEFAULT
+    else:
+        chosen = known[weights] if weights in known.__members__ else next(iter(known), None)
+    if chosen is None:  # published without weights
+        preset = models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    else:
+        preset = chosen.transforms()
+    size, resize = preset.crop_size[0], preset.resize_size[0]
+    crop_pct = size / resize
+    if math.floor(size / crop_pct) != resize:  # the quotient of the rounded quotient may fall just below
+        crop_pct = math.nextafter(crop_pct, 0)
+    return {
+        "size": size,
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "interpolation": preset.interpolation.value,
+        "crop_pct": crop_pct,
+        "crop_mode": "center",
+    }
