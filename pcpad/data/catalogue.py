@@ -1,0 +1,116 @@
+"""The data sets by name, and the one class map that every split is read with."""
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pcpad.config import nearest
+from pcpad.data import textures
+from pcpad.data.manifest import Manifest, cache_dir, class_folders, list_images, shorten
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set ready to be read.
+
+    Attributes:
+        name: as a record states it: ``textures``, ``imagenet`` or the folder's name.
+        classes: folder names; the position is the label.
+        train, val: the splits; train is None where only an evaluation was asked for.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Manifest | None
+    val: Manifest
+
+
+def imagenet_wnids() -> tuple[str, ...]:
+    """The 1000 WordNet ids of ImageNet-1k, in the order of every published model's outputs."""
+    return tuple((files("pcpad.data") / "imagenet_wnids.txt").read_text().split())
+
+
+def locate(name: str) -> tuple[str, Path]:
+    """Name and folder of a data set.
+
+    Raises:
+        ValueError: an unknown name, or a folder that does not exist. OSError: the built-in images cannot be written.
+    """
+    if name == "auto":
+        name = "imagenet" if os.environ.get("IMAGENET") else "textures"
+    if name == "textures":
+        return name, textures.ensure(cache_dir())
+    if name == "imagenet":
+        root = os.environ.get("IMAGENET")
+        if not root:
+            raise ValueError("data imagenet: say where it is: IMAGENET=/path (with train/<wnid>/ and val/<wnid>/)")
+        if not Path(root).is_dir():
+            raise ValueError(f"data imagenet: IMAGENET={root} is no folder")
+        return name, Path(root)
+    root = Path(name).expanduser()
+    if not root.is_dir():
+        hint = nearest(name, ("textures", "imagenet"))
+        raise ValueError(f"data {name!r} is neither textures, imagenet nor a folder{hint}")
+    return root.resolve().name, root
+
+
+def open_for_training(name: str) -> DataSet:
+    """The training and validation split of a data set, with the class map of the training tree.
+
+    Raises:
+        ValueError: a split is missing, a class folder is empty, or the splits have different classes; says which.
+    """
+    title, root = locate(name)
+    for split in ("train", "val"):
+        if not (root / split).is_dir():
+            raise ValueError(f"data {name}: no folder {root / split}; training needs train/<class>/ and val/<class>/")
+    classes = class_folders(root / "train")
+    others = class_folders(root / "val")
+    if classes != others:
+        missing = [c for c in classes if c not in others]
+        extra = [c for c in others if c not in classes]
+        parts = [f"{len(missing)} missing from val ({shorten(missing)})"] if missing else []
+        parts += [f"{len(extra)} only in val ({shorten(extra)})"] if extra else []
+        raise ValueError(f"data {name}: train and val must have the same class folders: {'; '.join(parts)} in {root}")
+    if len(classes) < 2:
+        raise ValueError(f"data {name}: {root / 'train'} has the one class {classes[0]!r}; at least 2 are needed")
+    labels = {c: i for i, c in enumerate(classes)}
+    return DataSet(title, tuple(classes), list_images(root / "train", labels), list_images(root / "val", labels))
+
+
+def open_for_evaluation(name: str, num_classes: int, classes: tuple[str, ...] | None) -> DataSet:
+    """The validation split (or the folder itself) with the labels of a model.
+
+    Args:
+        num_classes: outputs of the model.
+        classes: folder names the model was trained on, where they are known.
+
+    The folders may be a part of the model's classes. Where the model's classes are unknown, a model of 1000 outputs
+    is taken for an ImageNet model if every folder is a WordNet id of ImageNet, and any other folders are labelled in
+    sorted order if their number is that of the outputs.
+
+    Raises:
+        ValueError: the folders do not fit the model.
+    """
+    title, root = locate(name)
+    root = root / "val" if (root / "val").is_dir() else root
+    folders = class_folders(root)
+    if classes is None and num_classes == 1000 and set(folders) <= set(imagenet_wnids()):
+        classes = imagenet_wnids()
+    if classes is not None:
+        unknown = [f for f in folders if f not in classes]
+        if unknown:
+            raise ValueError(
+                f"data {name}: {len(unknown)} of {len(folders)} folders in {root} are no class of the model "
+                f"({shorten(unknown)}); its {len(classes)} classes are {shorten(list(classes))}"
+            )
+    elif len(folders) == num_classes:
+        classes = tuple(folders)
+    else:
+        raise ValueError(
+            f"data {name}: {root} has {len(folders)} class folders and the model {num_classes} outputs, and the names "
+            f"({shorten(folders, 3)}) are not ImageNet's: the labels would be a guess"
+        )
+    labels = {c: i for i, c in enumerate(classes) if c in set(folders)}
+    return DataSet(title, classes, None, list_images(root, labels))

@@ -1,0 +1,191 @@
+"""Manifest: the list of images of one split, and which of them are known to decode."""
+
+import csv
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcpad.data.damage import DamagedImageError, check_image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of an image's file name, in any case; other files are passed over (torchvision's list)."""
+
+
+def cache_dir() -> Path:
+    """Where pcpad keeps what it can make again: $PCPAD_CACHE, else $XDG_CACHE_HOME/pcpad, else ~/.cache/pcpad."""
+    if os.environ.get("PCPAD_CACHE"):
+        return Path(os.environ["PCPAD_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pcpad"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of one split, in a fixed order.
+
+    Attributes:
+        root: folder that the paths are relative to.
+        paths: one for each image, ``class/file``.
+        labels: int64 ``(n,)``, index into the class map.
+        sizes: int64 ``(n,)``, bytes of each file.
+        times: int64 ``(n,)``, time of last change, nanoseconds.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    times: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def files(self) -> list[str]:
+        """Absolute path of each image."""
+        return [os.path.join(self.root, path) for path in self.paths]
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits over path, label and bytes of every image; the place of the folder is left out."""
+        sha = hashlib.sha256()
+        for path, label, size in zip(self.paths, self.labels, self.sizes, strict=True):
+            sha.update(f"{path}\t{label}\t{size}\n".encode())
+        return sha.hexdigest()[:12]
+
+
+def class_folders(root: Path) -> list[str]:
+    """Sorted names of the folders below `root`; hidden ones are passed over.
+
+    Raises:
+        ValueError: there is no such folder, or it has no folders.
+    """
+    if not root.is_dir():
+        raise ValueError(f"no folder {root}")
+    names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise ValueError(f"{root} has no class folders: images belong into {root}/<class>/")
+    return names
+
+
+def list_images(root: Path, labels: dict[str, int]) -> Manifest:
+    """List the images below ``root/<class>/``, at any depth, sorted by class and path.
+
+    Args:
+        labels: class folder to label; every one must be there and hold an image.
+
+    Raises:
+        ValueError: class folders without any image; names them.
+    """
+    with ThreadPoolExecutor(16) as pool:  # the time goes into waiting for a network file system
+        found = list(pool.map(lambda name: list_class(root, name), labels))
+    empty = [name for name, rows in zip(labels, found, strict=True) if not rows]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {len(labels)} class folders in {root} hold no image: {shorten(empty)}; "
+            f"add images ({', '.join(EXTENSIONS[:3])}, ...) or remove the class from every split"
+        )
+    rows = [row for part in found for row in part]
+    counts = [len(part) for part in found]
+    return Manifest(
+        root=root.resolve(),
+        paths=tuple(row[0] for row in rows),
+        labels=np.repeat(np.fromiter(labels.values(), np.int64), counts),
+        sizes=np.array([row[1] for row in rows], np.int64),
+        times=np.array([row[2] for row in rows], np.int64),
+    )
+
+
+def list_class(root: Path, name: str) -> list[tuple[str, int, int]]:
+    """Path relative to `root`, bytes and time of change of each image of one class, sorted by path."""
+    rows = []
+    for folder, inner, files in os.walk(root / name, followlinks=True):
+        inner[:] = [d for d in inner if not d.startswith(".")]
+        for file in files:
+            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
+                path = os.path.join(folder, file)
+                stat = os.stat(path)
+                rows.append((os.path.relpath(path, root), stat.st_size, stat.st_mtime_ns))
+    return sorted(rows)
+
+
+def shorten(names: list[str], most: int = 5) -> str:
+    """A list for a message, cut after `most`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def check_images(manifest: Manifest, workers: int, progress=None) -> int:
+    """Decode every image that was not found intact before, in parallel, and remember the intact ones.
+
+    The cache beside the textures holds path, label, bytes, time, height, width and status of each image that was
+    checked; an image counts as known while its bytes and its time of change are the same.
+
+    Args:
+        workers: threads.
+        progress: called with the number of images done, now and then.
+
+    Returns:
+        The number of images that were decoded now.
+
+    Raises:
+        DamagedImageError: naming every damaged image (the first few) and the reason of the first.
+    """
+    store = cache_dir() / "manifests" / f"{hashlib.sha256(str(manifest.root).encode()).hexdigest()[:16]}.csv"
+    known = read_checks(store)
+    facts = list(zip(manifest.paths, manifest.sizes.tolist(), manifest.times.tolist(), strict=True))
+    todo = [i for i, fact in enumerate(facts) if fact not in known]
+    if not todo:
+        return 0
+    files, damaged = manifest.files, []
+
+    def look(i: int):
+        try:
+            return i, check_image(files[i]), None
+        except DamagedImageError as error:
+            return i, None, error
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (i, size, error) in enumerate(pool.map(look, todo), 1):
+            if error:
+                damaged.append(error)
+            else:
+                known[facts[i]] = (int(manifest.labels[i]), *size)
+            if progress and (done % 1000 == 0 or done == len(todo)):
+                progress(done, len(todo))
+    write_checks(store, known)
+    if damaged:
+        more = f" ({len(damaged)} of {len(todo)} images are damaged)" if len(damaged) > 1 else ""
+        raise DamagedImageError(f"{damaged[0]}{more}")
+    return len(todo)
+
+
+def read_checks(store: Path) -> dict:
+    """(path, bytes, time) to (label, height, width) of the images found intact; empty if there is no such file."""
+    try:
+        with open(store, newline="") as file:
+            rows = csv.reader(file)
+            next(rows)
+            return {(r[0], int(r[2]), int(r[3])): (int(r[1]), int(r[4]), int(r[5])) for r in rows}
+    except (OSError, StopIteration, ValueError, IndexError):  # it can be made again
+        return {}
+
+
+def write_checks(store: Path, known: dict) -> None:
+    """Replace the file of checked images in one step; a cache that cannot be written is no error."""
+    temporary = store.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["path", "label", "bytes", "mtime_ns", "height", "width", "status"])
+            for (path, size, time), (label, height, width) in known.items():
+                rows.writerow([path, label, size, time, height, width, "ok"])
+        os.replace(temporary, store)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,1 @@
+"""Evaluation: exact counts, and one record for each."""

@@ -1,0 +1,113 @@
+"""Accuracy as exact integer counts over every image once."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pcpad.data.batch import Batch
+from pcpad.training.distributed import World
+
+MIN_CLASSES_TOP5 = 5
+"""Below this many classes top-5 is always right, and is left out."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Result of one evaluation.
+
+    Attributes:
+        n: images seen.
+        top1, top5: images whose label is the first, one of the first five; top5 is None below 5 classes.
+        index: int64 ``(n,)``, manifest row of each image, ascending.
+        label: int64 ``(n,)``.
+        predictions: int32 ``(n, k)``, the classes of the k = min(5, classes) largest outputs, the largest first.
+        loss: mean cross-entropy.
+        seconds: wall time, data included.
+    """
+
+    n: int
+    top1: int
+    top5: int | None
+    index: np.ndarray
+    label: np.ndarray
+    predictions: np.ndarray
+    loss: float
+    seconds: float
+
+
+def count(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    expected: int,
+    num_classes: int,
+    device: torch.device,
+    amp: str = "off",
+    channels_last: bool = True,
+    world: World | None = None,
+    progress=None,
+) -> Counts:
+    """Evaluate a model: integer counts over exactly `expected` images.
+
+    The model is put into eval mode for the time and back into the mode it had. Each process looks at its own shard;
+    what it saw is joined once.
+
+    Args:
+        batches: of this process's shard; may be empty.
+        expected: images of the whole split.
+        num_classes: outputs of the model.
+        amp: ``"off"``, ``"bf16"`` or ``"fp16"``.
+        progress: called after each batch.
+
+    Raises:
+        RuntimeError: an image was seen twice or not at all.
+    """
+    world = world or World()
+    k = min(5, num_classes)
+    index, label = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+    predictions, losses = [torch.zeros(0, k, dtype=torch.int32)], torch.zeros((), dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            if len(batch.index) == 0:
+                continue
+            images = batch.images.to(memory_format=torch.channels_last) if channels_last else batch.images
+            with autocast(device, amp):
+                logits = model(images)
+            logits = logits.float()
+            losses += nn.functional.cross_entropy(logits, batch.labels, reduction="sum").cpu().double()
+            predictions.append(logits.topk(k, dim=1).indices.to("cpu", torch.int32))
+            label.append(batch.labels.cpu())
+            index.append(batch.index)
+            if progress:
+                progress()
+    model.train(was_training)
+
+    seen, labels, top = (world.gather(torch.cat(parts)) for parts in (index, label, predictions))
+    order = torch.argsort(seen)
+    seen, labels, top = seen[order], labels[order], top[order]
+    if not torch.equal(seen, torch.arange(expected)):
+        raise RuntimeError(f"saw {len(seen)} images, {len(seen.unique())} of them different, of {expected}")
+    hits = top == labels[:, None]
+    return Counts(
+        n=expected,
+        top1=int(hits[:, 0].sum()),
+        top5=int(hits.sum()) if num_classes >= MIN_CLASSES_TOP5 else None,
+        index=seen.numpy(),
+        label=labels.numpy(),
+        predictions=top.numpy(),
+        loss=float(world.sum(losses)) / expected,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """The autocast context of ``amp``: off, bf16 or fp16."""
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")

@@ -1,0 +1,129 @@
+"""Records: one JSON line for each evaluation, and beside it what was predicted for every image."""
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from pcpad.config import digest
+from pcpad.data.batch import EvalTransform
+from pcpad.environment import commit, hardware, versions
+from pcpad.evaluation.counts import Counts
+
+SCHEMA = 1
+"""Version of the record."""
+
+
+def make_record(
+    counts: Counts,
+    *,
+    model: str,
+    num_classes: int,
+    padding: str,
+    padding_trained: str | None,
+    power: float,
+    on_small: str,
+    transform: EvalTransform,
+    data: str,
+    manifest_digest: str,
+    loader: str,
+    device: torch.device,
+    amp: str,
+    ema: bool,
+    run: str | None = None,
+    checkpoint: str | None = None,
+    step: int | None = None,
+    run_digest: str | None = None,
+    weights_digest: str | None = None,
+    seed: int | None = None,
+    excluded: int = 0,
+) -> dict:
+    """One evaluation as a plain dict.
+
+    Args:
+        counts: the result.
+        padding, padding_trained: mode evaluated with, and mode the weights were trained with where that is known.
+        checkpoint: ``last``, ``best``, ``epoch`` (during training), or the weights' name.
+        run_digest: settings digest of the run, which says how the weights came to be.
+        weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
+        excluded: images of the split left out.
+    """
+    preprocess = asdict(transform)
+    size = preprocess.pop("size")
+    evaluated = {
+        "model": model,
+        "num_classes": num_classes,
+        "padding": padding,
+        "power": power,
+        "on_small": on_small,
+        "size": str(size),
+        "preprocess": preprocess,
+        "ema": ema,
+        "loader": loader,
+        "amp": amp,
+    }
+    return {
+        "schema": SCHEMA,
+        "id": uuid4().hex[:12],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": run,
+        "checkpoint": checkpoint,
+        "step": step,
+        **evaluated,
+        "padding_trained": padding_trained,
+        "data": data,
+        "n": counts.n,
+        "top1": counts.top1,
+        "top5": counts.top5,
+        "loss": counts.loss,
+        "excluded": excluded,
+        "settings_digest": digest(evaluated),
+        "run_digest": run_digest,
+        "manifest_digest": manifest_digest,
+        "weights_digest": weights_digest,
+        "commit": commit(),
+        "versions": versions(),
+        "seed": seed,
+        "device": device.type,
+        "hardware": hardware(device),
+        "images_per_second": round(counts.n / counts.seconds, 2),
+    }
+
+
+def write_record(folder: Path, record: dict, counts: Counts) -> None:
+    """Append a record to ``records.jsonl`` and put ``records/<name>.npz`` beside it; the .npz comes first.
+
+    The .npz holds `index` int64 ``(n,)``, `label` int64 ``(n,)`` and `top5` int32 ``(n, k)``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    name = f"records/{record['padding']}-{record['size']}-{record['id']}.npz"
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, index=counts.index, label=counts.label, top5=counts.predictions)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    with open(folder / "records.jsonl", "a") as file:
+        file.write(json.dumps({**record, "predictions": name}) + "\n")
+
+
+def read_records(folder: Path) -> list[dict]:
+    """All records of a folder, in the order they were written."""
+    path = folder / "records.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def percent(hits: int, n: int) -> str:
+    """``"81.20% (406 of 500)"``."""
+    return f"{100 * hits / n:.2f}% ({hits} of {n})"

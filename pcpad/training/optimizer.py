@@ -1,0 +1,36 @@
+"""The optimizer, with weight decay by module type."""
+
+import torch
+from torch import nn
+
+from pcpad.config import OptimSettings
+
+WITH_WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)
+"""Modules whose `weight` decays under ``decay="weights"``; every other parameter does not."""
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay: str) -> list[dict]:
+    """Trainable parameters, each once, as one group that decays and one that does not.
+
+    Args:
+        decay: ``"all"``: every parameter decays. ``"weights"``: only the weights of convolutions and linear layers,
+            told by the type of the module that owns them, never by name.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if decay == "all":
+        return [{"params": trainable, "weight_decay": weight_decay}]
+    owned = [m for m in model.modules() if isinstance(m, WITH_WEIGHTS)]
+    ids = {id(p) for m in owned for k, p in m.named_parameters() if k.split(".")[-1] != "bias"}
+    groups = [
+        {"params": [p for p in trainable if id(p) in ids], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if id(p) not in ids], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.SGD:
+    """SGD with momentum over the model's trainable parameters; raises ValueError if there are none."""
+    groups = parameter_groups(model, settings.weight_decay, settings.decay)
+    if not any(group["params"] for group in groups):
+        raise ValueError("the model has no trainable parameter")
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)

@@ -1,0 +1,155 @@
+"""Schedule, optimizer, checkpoint and log, each against values worked out by hand."""
+
+import json
+from math import cos, pi
+
+import pytest
+import torch
+from torch import nn
+
+from pcpad.config import OptimSettings, ScheduleSettings
+from pcpad.training import checkpoint
+from pcpad.training.distributed import World, this_world
+from pcpad.training.logbook import Logbook
+from pcpad.training.optimizer import make_optimizer, parameter_groups
+from pcpad.training.schedule import learning_rate
+
+
+def test_step_schedule_is_the_papers():
+    plan = ScheduleSettings(name="step", step_epochs=30, gamma=0.1)
+    steps = 1000
+    for epoch, expected in ((0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 0.001), (90, 0.0001), (99, 0.0001)):
+        for step in (epoch * steps, epoch * steps + steps - 1):
+            assert learning_rate(step, plan, 0.1, 100, steps) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_with_warmup():
+    plan = ScheduleSettings(name="cosine", warmup_epochs=2, min_lr=0.02)
+    rates = [learning_rate(s, plan, 1.0, 6, 5) for s in range(30)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.02)
+    assert rates[15] == pytest.approx(0.02 + 0.98 * (1 + cos(pi * 5 / 19)) / 2)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+def test_a_cosine_that_is_all_warmup_does_not_divide_by_zero():
+    plan = ScheduleSettings(name="cosine", warmup_epochs=1)
+    assert learning_rate(9, plan, 1.0, 1, 10) == 1.0
+    assert learning_rate(0, ScheduleSettings(name="cosine"), 1.0, 1, 1) == 1.0
+
+
+class Scale(nn.Module):
+    """A parameter that only a rule by name could take for a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+def test_weight_decay_goes_by_module_type():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 2), nn.LayerNorm(2), Scale(), nn.PReLU())
+    decayed, rest = parameter_groups(net, 0.1, "weights")
+    assert {id(p) for p in decayed["params"]} == {id(net[0].weight), id(net[2].weight)}
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert len(rest["params"]) == len(list(net.parameters())) - 2
+    (everything,) = parameter_groups(net, 0.1, "all")
+    assert len(everything["params"]) == len(list(net.parameters()))
+    net[0].weight.requires_grad_(False)
+    assert len(parameter_groups(net, 0.1, "weights")[0]["params"]) == 1
+    for p in net.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        make_optimizer(net, OptimSettings())
+
+
+def test_resnet50_has_its_106_norm_parameters_without_decay():
+    """ffcv-imagenet, which goes by name, misses 8 of them."""
+    from torchvision.models import resnet50
+
+    decayed, rest = parameter_groups(resnet50(), 1e-4, "weights")
+    assert (len(decayed["params"]), len(rest["params"])) == (54, 107)  # 106 of BatchNorm and the head's bias
+
+
+def test_one_sgd_step_by_hand():
+    net = nn.Linear(1, 1)
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+        net.bias.fill_(1.0)
+    optimizer = make_optimizer(net, OptimSettings(lr=0.5, momentum=0.9, weight_decay=0.1, decay="weights"))
+    for _ in range(2):
+        optimizer.zero_grad()
+        (net(torch.tensor([[3.0]]))).sum().backward()  # gradients: 3 and 1
+        optimizer.step()
+    first = 3 + 0.1 * 2.0
+    w = 2.0 - 0.5 * first
+    second = 0.9 * first + 3 + 0.1 * w
+    assert net.weight.item() == pytest.approx(w - 0.5 * second)
+    assert net.bias.item() == pytest.approx(1 - 0.5 - 0.5 * 1.9)
+
+
+def test_checkpoint_round_trip(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "loader": {"blob": b"\x00\x01"}, "best": {"top1": 3}})
+    back = checkpoint.load(path)
+    assert torch.equal(back["model"]["w"], torch.arange(3.0))
+    assert back["loader"]["blob"] == b"\x00\x01"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("kind", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch, kind):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def half(content, file):
+        file.write(b"half")
+        raise kind
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match=r"last\.pt could not be written.*the previous one is untouched"):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
+    path = tmp_path / "last.pt"
+    with pytest.raises(ValueError, match="has not finished its first epoch"):
+        checkpoint.load(path)
+    torch.save({"format": 99}, path)
+    with pytest.raises(ValueError, match="format 99"):
+        checkpoint.load(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"last\.pt is no intact checkpoint"):
+        checkpoint.load(path)
+
+
+def test_logbook_hides_what_was_written_after_the_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    book = Logbook(tmp_path, 0)
+    for step in range(1, 6):
+        book.scalars(step, {"train/loss": float(step)})
+    book.close()
+    book = Logbook(tmp_path, 3)  # resumed from step 3: 4 and 5 are done again
+    for step in range(4, 7):
+        book.scalars(step, {"train/loss": 10.0 * step})
+    book.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(v["step"], v["train/loss"]) for v in lines] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
+    curve = {e.step: e.value for e in events}
+    assert [e.step for e in events] == sorted(curve)
+    assert curve[6] == 60
+
+
+def test_world(monkeypatch):
+    world = World()
+    values = torch.tensor([3, 4])
+    assert world.sum(values).tolist() == [3, 4]
+    assert world.sum(values) is not values
+    assert world.gather(values) is values
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched"):
+        this_world()
