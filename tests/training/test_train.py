@@ -1,0 +1,240 @@
+"""pcpad train and pcpad eval from the command line, on a tiny tree, on the CPU."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import pcpad
+from pcpad.cli import main
+from pcpad.evaluation.record import read_records
+from pcpad.training import loop
+
+LOADERS = ["torchvision", "dali"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes told apart by the direction of their stripes; 12 and 7 images each."""
+    root = tmp_path_factory.mktemp("stripes")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 12), ("val", 7)):
+        for name in ("across", "down", "none"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(n):
+                y, x = np.mgrid[:48, :56]
+                wave = {"across": y, "down": x, "none": 0 * x}[name] / rng.uniform(1, 3) + rng.uniform(0, 6)
+                grey = 128 + 80 * np.sin(wave)[..., None] + rng.normal(0, 10, (48, 56, 3))
+                Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(root / split / name / f"{i}.jpg")
+    return root
+
+
+@pytest.fixture
+def call(data, tmp_path, monkeypatch):
+    """Run a command in an empty folder; gives its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, *argv, **options):
+        defaults = {"model": "timm/test_resnet", "data": data, "data.workers": 1, "data.loader": "torchvision"}
+        defaults |= {"recipe": "textures", "size": 32, "batch_size": 8, "epochs": 2, "out": "run", "optim.lr": 0.01}
+        options = {**(defaults if command == "train" else {"data.loader": "torchvision"}), **options}
+        return main([command, *(f"--{k}={v}" for k, v in options.items() if v is not None), *argv])
+
+    return run
+
+
+def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
+    assert call("train", padding="partial") == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "run"
+    lines = out.splitlines()
+    assert lines[0].startswith(f"data: {data}, recipe: textures (")
+    assert "chance is 33.33%" in out
+    assert "run: run" in out
+    assert {p.name for p in run.iterdir()} == {
+        *("last.pt", "best.pt", "metrics.jsonl", "records.jsonl", "records", "run.json"),
+        *("settings.yaml", "surgery.json", "tensorboard"),
+    }
+    about = json.loads((run / "run.json").read_text())
+    assert about["classes"] == ["across", "down", "none"]
+    assert len(json.loads((run / "surgery.json").read_text())["layers"]) > 5
+    records = read_records(run)
+    assert [r["step"] for r in records] == [4, 8]  # floor(36 / 8) steps an epoch
+    assert {(r["padding"], r["padding_trained"], r["n"], r["top5"]) for r in records} == {("partial", "partial", 21, None)}
+
+    # The recorded count, by other means: timm's model, our layer put in by hand, PIL and timm's own transform.
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.load_state_dict(torch.load(run / "last.pt")["model"], strict=True)
+    pcpad.convert(model, "partial")
+    model.eval()
+    cfg = model.pretrained_cfg
+    transform = timm.data.create_transform(
+        (3, 32, 32), interpolation=cfg["interpolation"], mean=cfg["mean"], std=cfg["std"], crop_pct=cfg["crop_pct"]
+    )
+    hits = 0
+    for label, name in enumerate(about["classes"]):
+        for path in (data / "val" / name).iterdir():
+            with torch.no_grad():
+                hits += int(model(transform(Image.open(path).convert("RGB"))[None]).argmax()) == label
+    assert hits == records[-1]["top1"]
+
+
+def test_tensorboard_has_the_curves(call, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert call("train", padding="zeros") == 0
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    wanted = {"train/loss", "train/lr", "train/images_per_second", "train/memory_mb", "val/top1", "val/loss"}
+    assert wanted <= set(events.Tags()["scalars"])
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert [e.step for e in events.Scalars("val/top1")] == [4, 8]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_resumed_at_an_epoch_equals_uninterrupted(call, tmp_path, monkeypatch, capsys, loader):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    options = {"padding": "partial", "data.loader": loader, "epochs": 3, "ema": 0.9, "amp": "bf16", "label_smoothing": 0.1}
+    assert call("train", **options, out="whole") == 0
+    with monkeypatch.context() as patch:
+        original = loop.train_epoch
+
+        def stop_in_epoch_2(job, call, optimizer, scaler, average, book, epoch, step):
+            if epoch == 1:
+                optimizer.param_groups[0]["params"][0].data.fill_(9.0)  # what was done since is lost
+                raise KeyboardInterrupt
+            return original(job, call, optimizer, scaler, average, book, epoch, step)
+
+        patch.setattr(loop, "train_epoch", stop_in_epoch_2)
+        assert call("train", **options, out="cut") == 130
+    torch.manual_seed(1234)  # no state outside the checkpoint may matter
+    assert main(["train", "--resume", "cut"]) == 0
+    assert "resuming cut after epoch 1" in capsys.readouterr().out
+    whole, cut = (torch.load(tmp_path / name / "last.pt") for name in ("whole", "cut"))
+    assert whole["step"] == cut["step"] == 12
+    for part in ("model", "ema"):
+        assert all(torch.equal(whole[part][k], cut[part][k]) for k in whole[part]), part
+    momentum = [[s["momentum_buffer"] for s in c["optimizer"]["state"].values()] for c in (whole, cut)]
+    assert all(torch.equal(a, b) for a, b in zip(*momentum, strict=True))
+    assert call("train", **options | {"seed": 1}, out="other") == 0  # the control: another seed is another run
+    other = torch.load(tmp_path / "other/last.pt")
+    assert not all(torch.equal(whole["model"][k], other["model"][k]) for k in whole["model"])
+    assert main(["train", "--resume", "cut"]) == 0
+    assert "the run is finished" in capsys.readouterr().out
+
+
+def test_resume_refuses_other_settings_and_other_images(call, tmp_path, data, capsys):
+    assert call("train", padding="partial") == 0
+    before = (tmp_path / "run/last.pt").read_bytes()
+    assert main(["train", "--resume", "run", "--optim.lr", "0.2", "--padding", "zeros"]) == 1
+    err = capsys.readouterr().err
+    assert "optim.lr: 0.01 -> 0.2; padding: partial -> zeros" in err
+    saved = tmp_path / "run/run.json"
+    saved.write_text(saved.read_text().replace('"train_digest": "', '"train_digest": "0'))
+    assert main(["train", "--resume", "run"]) == 1
+    assert "the images are not those the run was started with (train digest" in capsys.readouterr().err
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+
+
+def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
+    assert call("train", padding="partial", ema=0.5) == 0
+    trained = read_records(tmp_path / "run")[-1]
+    capsys.readouterr()
+    assert call("eval", run="run", paddings="partial,zeros", sizes="32,48") == 0
+    out = capsys.readouterr().out
+    assert "top-1 in percent by padding and size, 21 images" in out
+    records = read_records(tmp_path / "run")[2:]
+    assert [(r["padding"], r["size"]) for r in records] == [
+        ("partial", "32"), ("partial", "48"), ("zeros", "32"), ("zeros", "48"),
+    ]  # fmt: skip
+    assert (records[0]["top1"], records[0]["loss"]) == (trained["top1"], pytest.approx(trained["loss"], rel=1e-5))
+    assert records[0]["settings_digest"] == trained["settings_digest"]
+    assert records[0]["run"] == trained["run"]
+    assert records[0]["loss"] != records[2]["loss"]
+    assert call("eval", run="run", ema="false", out="elsewhere") == 0
+    (record,) = read_records(tmp_path / "elsewhere")
+    assert (record["ema"], record["padding"], record["size"]) == (False, "partial", "32")
+
+
+def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
+    torch.manual_seed(0)
+    torch.save({"state_dict": timm.create_model("test_resnet", num_classes=3).state_dict()}, tmp_path / "w.pth")
+    call("eval", model="timm/test_resnet", weights="w.pth", data=data, size=32, padding="reflect", on_small="replicate")
+    (folder,) = (tmp_path / "runs").iterdir()
+    (record,) = read_records(folder)
+    assert (record["checkpoint"], record["padding"], record["padding_trained"], record["n"]) == ("w.pth", "reflect", None, 21)
+    assert len(record["weights_digest"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet5O"}, "unknown model 'resnet5O'; did you mean 'resnet50'?"),
+        ({"padding": "partail"}, "unknown padding mode 'partail'"),
+        ({"padding": "reflect", "size": 16}, "cannot run with reflect padding at size 16"),
+        ({"weights": "w.pth"}, "holds the weights of another network"),
+        ({"batch_size": 99}, "36 images over 1 ranks do not fill one batch of 99"),
+        ({"data": "no/such"}, "neither textures, imagenet nor a folder"),
+        ({"out": "w.pth/run"}, "cannot be written (Not a directory); choose another with --out"),
+        ({"out": "full"}, "full exists and is not empty: continue it with --resume full, or choose another --out"),
+        ({"optim.lr": 1e30}, "training has diverged"),
+        ({"device": "cuda"}, "device cuda"),
+    ],
+)
+def test_a_mistake_gives_one_message_and_leaves_nothing_behind(call, tmp_path, capsys, options, message):
+    if options.get("device") and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "w.pth")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/precious").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert call("train", **options) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("check", ["auto", "none"])
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_damaged_image_is_named(call, tmp_path, data, capsys, split, check, loader):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    victim = tmp_path / "data" / split / "down/3.jpg"
+    victim.write_bytes(b"<html>404</html>")
+    before = sorted(tmp_path.rglob("*"))
+    assert call("train", **{"data": "data", "data.check": check, "data.loader": loader}) == 1
+    err = capsys.readouterr().err
+    assert "down/3.jpg" in err
+    assert err.count("\n") == 1
+    if split == "val" and check == "none":  # found after an epoch of training, which is kept
+        assert (tmp_path / "run/last.pt").exists()
+    else:
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys):
+    """A validation image that goes bad during the run: after mending it, resume goes on behind the epoch."""
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    victim = tmp_path / "data/val/down/3.jpg"
+    good = victim.read_bytes()
+    victim.write_bytes(good[: len(good) // 2].ljust(len(good), b"\0"))
+    assert call("train", **{"data": "data", "data.check": "none"}) == 1
+    victim.write_bytes(good)
+    assert main(["train", "--resume", "run"]) == 0
+    assert [r["step"] for r in read_records(tmp_path / "run")] == [8]
+
+
+def test_one_process_only(call, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call("train") == 1
+    assert "2 processes were launched" in capsys.readouterr().err
