@@ -37,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
         settings = train_settings(rest) if command == "train" else parse(EvalSettings, rest, command)
-        if settings is None:  # --help or --print_config
+        if settings is None:  # after --help
+            return 0
+        if "--print_config" in rest:
+            print(yaml_text(settings), end="")
             return 0
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
@@ -56,6 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("PCPAD_TRACEBACK"):
             raise
         return fail(str(error), 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        return fail("the GPU has too little memory: lower --batch_size, or use --amp bf16", 1)
     return 0
 
 
@@ -86,11 +93,7 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
     settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
     if settings is None:
         return None
-    settings = replace(settings, data=replace(settings.data, name=data), recipe=recipe)
-    if any(arg == "--print_config" for arg in argv):
-        print(yaml_text(settings), end="")
-        return None
-    return settings
+    return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
 
 
 def recipe_file(name: str) -> Path:

@@ -39,6 +39,7 @@ def train(settings: TrainSettings) -> Path:
     world = this_world()
     device = pick_device(settings.device)
     name = models.resolve(settings.model)
+    torch.backends.cudnn.benchmark = True  # images of one size: the fastest kernel is worth finding
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     settings = replace(
         settings,
@@ -77,6 +78,10 @@ def train(settings: TrainSettings) -> Path:
         job = Job(settings, str(name), model, data, train_loader, val_loader, transform, device, world, folder)
         try:
             fit(job, read_run(folder), resume)
+        except KeyboardInterrupt:
+            if (folder / "last.pt").exists():
+                say(f"\nto go on behind the last finished epoch: make train RUN={folder}")
+            raise
         finally:
             train_loader.close()
     return folder

@@ -1,0 +1,73 @@
+"""Device choice and its messages, and folders that leave nothing behind."""
+
+import pytest
+import torch
+
+from pcpad import environment
+from pcpad.folders import result_folder
+
+
+def driver_file(root, text):
+    (root / "proc/driver/nvidia").mkdir(parents=True)
+    (root / "proc/driver/nvidia/version").write_text(text)
+
+
+def test_driver_version_is_read(tmp_path):
+    assert environment.nvidia_driver(tmp_path) is None
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia0").touch()
+    assert environment.nvidia_driver(tmp_path) == "unknown"
+    driver_file(tmp_path, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n")
+    assert environment.nvidia_driver(tmp_path) == "535.183.01"
+
+
+def test_driver_version_of_the_open_module(tmp_path):
+    driver_file(tmp_path, "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n")
+    assert environment.nvidia_driver(tmp_path) == "580.65.06"
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(environment, "nvidia_driver", lambda: "535.183.01")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    message = r"driver 535\.183\.01\) that torch cannot use: .*CUDA 13\.0, which needs driver 580 or newer; or --device cpu"
+    for name in ("auto", "cuda"):
+        with pytest.raises(ValueError, match=message):
+            environment.pick_device(name)
+    assert environment.pick_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match="built without CUDA"):
+        environment.pick_device("auto")
+    monkeypatch.setattr(environment, "nvidia_driver", lambda: None)
+    assert environment.pick_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="device cuda: there is no NVIDIA GPU"):
+        environment.pick_device("cuda")
+
+
+def test_facts_for_a_record():
+    found = environment.versions()
+    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
+    assert "cores" in environment.hardware(torch.device("cpu"))
+    assert environment.memory_mb(torch.device("cpu")) > 50
+
+
+def test_result_folder_removes_only_what_it_made(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/kept").touch()
+
+    def fail_in(folder, make_result):
+        with pytest.raises(KeyError), result_folder(folder, "result") as inside:
+            (inside / "half").touch()
+            (inside / "more").mkdir()
+            if make_result:
+                (inside / "result").touch()
+            raise KeyError
+
+    fail_in(tmp_path / "mine", make_result=False)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["kept"]
+    fail_in(tmp_path / "a/b", make_result=False)
+    assert not (tmp_path / "a").exists()
+    fail_in(tmp_path / "a/b", make_result=True)
+    assert (tmp_path / "a/b/half").exists()
+    with pytest.raises(OSError, match=r"cannot be written \(Not a directory\); choose another with --out"):
+        result_folder(tmp_path / "mine/kept/x", "result").__enter__()
