@@ -148,6 +148,8 @@ class TrainSettings:
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False
     """Start with a new classifier where the weights have another number of classes."""
+    zero_init: bool = False
+    """Start the residual branches of torchvision's ResNets at zero (Goyal et al., arXiv:1706.02677); timm's do."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     recipe: str | None = aside(None)

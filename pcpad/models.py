@@ -89,6 +89,20 @@ def build(name: ModelName, num_classes: int, weights: str | None = None, reset_h
     return model
 
 
+def zero_init_residual(model: nn.Module) -> None:
+    """Set the last norm weight of every residual block of a torchvision ResNet to 0, so that it starts as identity.
+
+    Source: Goyal et al., arXiv:1706.02677, section 5.1; the same as torchvision's ``zero_init_residual=True``.
+    """
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+
+
 def build_as_published(name: ModelName, weights: str) -> nn.Module:
     """A model with weights and as many classes as they have; raises like `build`."""
     if not Path(weights).is_file() and ("/" in weights or weights.endswith(WEIGHT_FILES)):

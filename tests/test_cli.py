@@ -103,7 +103,10 @@ def test_help_explains_every_option(capsys):
         (["trian"], "unknown command 'trian': choose from train, eval; did you mean 'train'?"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
-        (["train", "--amp", "bf61"], "amp: Expected one of 'off', 'bf16', 'fp16'. Got value: bf61; did you mean 'bf16'?"),
+        (
+            ["train", "--amp", "bf61"],
+            "amp: Expected one of 'off', 'bf16', 'fp16'. Got value: bf61; did you mean 'bf16'?",
+        ),
         (["train", "--epochs", "many"], "epochs: Expected a whole number. Got value: many"),
         (["train", "--augment.scale", "0.3"], "augment.scale: Expected a list such as [0.5,1.0]. Got value: 0.3"),
         (["train", "--epochs", "0"], "epochs must be at least 1, not 0"),

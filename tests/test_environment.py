@@ -30,7 +30,9 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(environment, "nvidia_driver", lambda: "535.183.01")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    message = r"driver 535\.183\.01\) that torch cannot use: .*CUDA 13\.0, which needs driver 580 or newer; or --device cpu"
+    message = (
+        r"driver 535\.183\.01\) that torch cannot use: .*CUDA 13\.0, which needs driver 580 or newer; or --device cpu"
+    )
     for name in ("auto", "cuda"):
         with pytest.raises(ValueError, match=message):
             environment.pick_device(name)

@@ -52,7 +52,9 @@ def test_an_amp_channels_last_step(mode, amp):
     model = network().cuda().to(memory_format=torch.channels_last)
     pcpad.convert(model, mode)
     layouts = []
-    model[3].register_forward_hook(lambda m, i, y: layouts.append((y.dtype, y.is_contiguous(memory_format=torch.channels_last))))
+    model[3].register_forward_hook(
+        lambda m, i, y: layouts.append((y.dtype, y.is_contiguous(memory_format=torch.channels_last)))
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     scaler = torch.amp.GradScaler("cuda", enabled=amp == "fp16")
     images = torch.randn(16, 3, 64, 64, device="cuda").to(memory_format=torch.channels_last)

@@ -90,7 +90,14 @@ def test_every_torchvision_weight_keeps_its_resize():
 
 
 def test_a_preprocessing_that_does_not_exist_is_named(monkeypatch):
-    own = {"size": 224, "mean": (0,) * 3, "std": (1,) * 3, "interpolation": "lanczos", "crop_pct": 0.9, "crop_mode": "center"}
+    own = {
+        "size": 224,
+        "mean": (0,) * 3,
+        "std": (1,) * 3,
+        "interpolation": "lanczos",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+    }
     monkeypatch.setattr(models, "timm_preprocessing", lambda name: dict(own))
     name = models.ModelName("timm", "x")
     with pytest.raises(ValueError, match=r"interpolation 'lanczos'.*--preprocess\.interpolation"):
@@ -123,7 +130,9 @@ def test_files_load_whatever_they_are_wrapped_in(net, form, tmp_path):
 
 def test_another_network_is_refused_by_name(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    message = r"w\.pth holds the weights of another network than VGG: .*missing \(e\.g\. features.*unknown \(e\.g\. conv1"
+    message = (
+        r"w\.pth holds the weights of another network than VGG: .*missing \(e\.g\. features.*unknown \(e\.g\. conv1"
+    )
     with pytest.raises(ValueError, match=message):
         models.build(models.resolve("vgg11_bn"), 10, str(tmp_path / "w.pth"))
     wide = {k: v for k, v in net.state_dict().items() if k != "conv1.weight"}

@@ -241,7 +241,6 @@ def show(records: list[dict], folder: Path) -> None:
         frame.columns = ["padding", "size", "top-1 %"]
         table = frame.pivot(index="padding", columns="size", values="top-1 %")
         table = table.loc[list(dict.fromkeys(frame["padding"])), sorted(table.columns, key=int)]
-        say(
-            f"\ntop-1 in percent by padding and size, {records[0]['n']} images\n{table.to_string(float_format='%.2f')}\n"
-        )
+        text = table.to_string(float_format="%.2f")
+        say(f"\ntop-1 in percent by padding and size, {records[0]['n']} images\n{text}\n")
     say(f"records: {folder / 'records.jsonl'}")

@@ -41,7 +41,9 @@ def batches(labels, sizes, order=None):
 
 def by_hand(logits, labels, k):
     """Number of rows whose label is among the k largest outputs."""
-    return sum(label in sorted(range(len(row)), key=lambda c: -row[c])[:k] for row, label in zip(logits, labels, strict=True))
+    return sum(
+        label in sorted(range(len(row)), key=lambda c: -row[c])[:k] for row, label in zip(logits, labels, strict=True)
+    )
 
 
 @pytest.mark.parametrize("classes", [3, 5, 12])

@@ -18,7 +18,9 @@ def source(mode: str, position: int, size: int) -> int | None:
     return None  # zeros and partial
 
 
-def conv2d(x, weight, bias=None, *, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1, mode="zeros", power=1.0):
+def conv2d(
+    x, weight, bias=None, *, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), groups=1, mode="zeros", power=1.0
+):
     """One 2d convolution of float64 arrays: x (N, C, H, W), weight (C', C / groups, kh, kw), bias (C',) or None.
 
     `pads` is (top, bottom, left, right). For ``partial`` each window's sum is scaled by (K / n) ** power, with n

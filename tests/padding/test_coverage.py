@@ -26,9 +26,7 @@ def test_tap_counts_equal_counting_one_by_one():
     seen_empty = 0
     for size, kernel, stride, dilation, before, after in geometries(400, seed=1):
         out = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-        expected = [
-            sum(0 <= i * stride - before + t * dilation < size for t in range(kernel)) for i in range(out)
-        ]
+        expected = [sum(0 <= i * stride - before + t * dilation < size for t in range(kernel)) for i in range(out)]
         assert tap_counts(size, kernel, stride, dilation, before, after).tolist() == expected
         seen_empty += 0 in expected
     assert seen_empty > 20  # windows that see no pixel were among them

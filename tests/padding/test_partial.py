@@ -89,7 +89,8 @@ def test_interior_is_the_plain_convolution_bit_for_bit(name, dtype):
         nn.init.constant_(conv.bias, 37.0)  # a bias far larger than the sums would show a detour through y - b
     y, y_plain = conv(x), plain(conv)(x)
     inside = interior(conv, x)
-    assert inside.any() and not inside.all()
+    assert inside.any()
+    assert not inside.all()
     assert y.dtype == dtype
     assert torch.equal(y[..., inside], y_plain[..., inside])
     assert not torch.equal(y[..., ~inside], y_plain[..., ~inside])

@@ -63,7 +63,9 @@ def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
     assert len(json.loads((run / "surgery.json").read_text())["layers"]) > 5
     records = read_records(run)
     assert [r["step"] for r in records] == [4, 8]  # floor(36 / 8) steps an epoch
-    assert {(r["padding"], r["padding_trained"], r["n"], r["top5"]) for r in records} == {("partial", "partial", 21, None)}
+    assert {(r["padding"], r["padding_trained"], r["n"], r["top5"]) for r in records} == {
+        ("partial", "partial", 21, None)
+    }
 
     # The recorded count, by other means: timm's model, our layer put in by hand, PIL and timm's own transform.
     model = timm.create_model("test_resnet", num_classes=3)
@@ -97,7 +99,14 @@ def test_tensorboard_has_the_curves(call, tmp_path):
 def test_resumed_at_an_epoch_equals_uninterrupted(call, tmp_path, monkeypatch, capsys, loader):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
-    options = {"padding": "partial", "data.loader": loader, "epochs": 3, "ema": 0.9, "amp": "bf16", "label_smoothing": 0.1}
+    options = {
+        "padding": "partial",
+        "data.loader": loader,
+        "epochs": 3,
+        "ema": 0.9,
+        "amp": "bf16",
+        "label_smoothing": 0.1,
+    }
     assert call("train", **options, out="whole") == 0
     with monkeypatch.context() as patch:
         original = loop.train_epoch
@@ -165,7 +174,12 @@ def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
     call("eval", model="timm/test_resnet", weights="w.pth", data=data, size=32, padding="reflect", on_small="replicate")
     (folder,) = (tmp_path / "runs").iterdir()
     (record,) = read_records(folder)
-    assert (record["checkpoint"], record["padding"], record["padding_trained"], record["n"]) == ("w.pth", "reflect", None, 21)
+    assert (record["checkpoint"], record["padding"], record["padding_trained"], record["n"]) == (
+        "w.pth",
+        "reflect",
+        None,
+        21,
+    )
     assert len(record["weights_digest"]) == 12
 
 

@@ -1,0 +1,258 @@
+"""The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import InterpolationMode
+
+from pcpad.data.batch import Batch, EvalTransform, TrainTransform
+from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
+from pcpad.data.damage import DamagedImageError, open_rgb
+
+_FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+
+def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
+    """Resizes and centre-crops an RGB image: uint8 ``(3, size, size)``, the pixels of timm's evaluation."""
+    resize = [transform.resize] if transform.crop_mode == "center" else [transform.resize, transform.resize]
+    image = F.resize(image, resize, _FILTERS[transform.interpolation])
+    return F.pil_to_tensor(F.center_crop(image, [transform.size, transform.size]))
+
+
+def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
+    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``."""
+    box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
+    size = [transform.size, transform.size]
+    image = F.resized_crop(image, *box, size, _FILTERS[transform.interpolation])
+    return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
+
+
+def crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Draws the box of a random resized crop: ``(top, left, height, width)`` in pixels.
+
+    The law of torchvision's RandomResizedCrop: the share of the area is uniform in ``scale``, width / height
+    log-uniform in ``ratio``; after ten boxes that do not fit, the largest central crop within ``ratio``.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    h, w = height, width
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class EvalLoader:
+    """Yields every image once, over all ranks together; can be iterated again and again.
+
+    Rank r takes the files r, r + world, ... in order. The last batch may be short, and a rank may have none.
+
+    Raises:
+        ValueError: the crop is larger than the resized image.
+        DamagedImageError: while iterating, naming the file; the loader then refuses further use.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: np.ndarray,
+        transform: EvalTransform,
+        *,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        check_crop(transform)
+        self._keys = _Keys(files, batch_size)
+        self._keys.order = range(rank, len(files), world)
+        self._finish = _Finish(labels, transform, device)
+        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, keep_workers=False)
+        self._progress = Progress()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._progress.check_usable()
+        for item in self._loader:
+            if isinstance(item, DamagedImageError):
+                self._progress.stop(str(item))
+                raise item
+            yield self._finish(item)
+
+
+class TrainLoader:
+    """Yields shuffled, augmented, full batches, the same number per epoch on every rank.
+
+    Seed and epoch give one order, of which rank r takes the entries r, r + world, ...; seed, epoch and index
+    give the augmentation of an image. The number of workers changes nothing, and torch's own random state is
+    neither read nor changed.
+
+    Attributes:
+        steps_per_epoch: batches per epoch.
+
+    Raises:
+        ValueError: there are too few images for one step.
+        DamagedImageError: while iterating, naming the file; the loader then refuses further use.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: np.ndarray,
+        transform: TrainTransform,
+        *,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
+        self._fingerprint = fingerprint(
+            "torchvision", files, labels, batch_size=batch_size, seed=seed, rank=rank, world=world
+        )
+        self._seed, self._rank, self._world = seed, rank, world
+        self._num_taken = self.steps_per_epoch * batch_size
+        self._num_files = len(files)
+        self._keys = _Keys(files, batch_size)
+        self._finish = _Finish(labels, transform, device)
+        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, keep_workers=True)
+        self._progress = Progress()
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yields the batches of one epoch. Epochs come in order, and each is taken to its end.
+
+        Raises:
+            ValueError: another epoch is next.
+        """
+        self._progress.start(epoch)
+        return self._batches(epoch)
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._num_files)
+        self._keys.order = order[self._rank :: self._world][: self._num_taken].tolist()
+        self._keys.epoch = epoch
+        for item in self._loader:
+            if isinstance(item, DamagedImageError):
+                self.close()
+                self._progress.stop(str(item))
+                raise item
+            yield self._finish(item)
+        self._progress.finish(epoch)
+
+    def state(self) -> dict:
+        """Returns what ``restore`` needs to go on with the next epoch; only between epochs."""
+        return {**self._fingerprint, "epoch": self._progress.next_epoch()}
+
+    def restore(self, state: dict) -> None:
+        """Goes on after the epoch at whose end ``state`` was taken; call it before the first epoch.
+
+        Raises:
+            ValueError: the state belongs to other files or settings.
+        """
+        check_fingerprint(state, self._fingerprint)
+        self._progress.finish(state["epoch"] - 1)
+
+    def close(self) -> None:
+        """Ends the worker processes; the loader refuses further use."""
+        self._loader = None
+        self._progress.stop("it was closed")
+
+
+class _Keys:
+    """A batch sampler of ``(path, index, epoch)``, so that workers need neither the file list nor a clock."""
+
+    def __init__(self, files: Sequence[str], batch_size: int):
+        self._files, self._batch_size = files, batch_size
+        self.order: Sequence[int] = ()
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[str, int, int]]]:
+        for start in range(0, len(self.order), self._batch_size):
+            batch = self.order[start : start + self._batch_size]
+            yield [(self._files[index], index, self.epoch) for index in batch]
+
+
+class _Samples:
+    """Decodes and transforms one image; the only part of a loader that runs in the workers."""
+
+    def __init__(self, transform: EvalTransform | TrainTransform, seed: int = 0):
+        self._transform, self._seed = transform, seed
+
+    def __getitem__(self, key: tuple[str, int, int]) -> tuple[Tensor, int] | DamagedImageError:
+        path, index, epoch = key
+        try:
+            image = open_rgb(path)
+        except DamagedImageError as error:
+            return error  # raised, torch would bury it in the text of a worker's traceback
+        if isinstance(self._transform, EvalTransform):
+            return eval_pixels(image, self._transform), index
+        rng = np.random.default_rng([self._seed, epoch, index])
+        return train_pixels(image, self._transform, rng), index
+
+
+class _Finish:
+    """Makes a Batch of what the workers give: labels, the way to the device, normalisation there."""
+
+    def __init__(self, labels: np.ndarray, transform: EvalTransform | TrainTransform, device: torch.device):
+        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._device = device
+        self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(transform.std, device=device).view(3, 1, 1)
+
+    def __call__(self, item: tuple[Tensor, Tensor]) -> Batch:
+        pixels, index = item
+        images = pixels.to(self._device, non_blocking=True).to(torch.float32)
+        images.div_(255).sub_(self._mean).div_(self._std)
+        return Batch(images, self._labels[index].to(self._device, non_blocking=True), index)
+
+
+def _collate(samples: list) -> tuple[Tensor, Tensor] | DamagedImageError:
+    for sample in samples:
+        if isinstance(sample, DamagedImageError):
+            return sample
+    pixels, index = zip(*samples, strict=True)
+    return torch.stack(pixels), torch.tensor(index, dtype=torch.int64)
+
+
+def _data_loader(
+    samples: _Samples,
+    keys: _Keys,
+    workers: int,
+    device: torch.device,
+    keep_workers: bool,
+) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=keys,
+        collate_fn=_collate,
+        num_workers=workers,
+        persistent_workers=keep_workers and workers > 0,
+        pin_memory=torch.device(device).type == "cuda",
+        # Without one of its own, a DataLoader draws its base seed from torch's global generator.
+        generator=torch.Generator(),
+    )

