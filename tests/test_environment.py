@@ -57,13 +57,17 @@ def test_result_folder_removes_only_what_it_made(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/kept").touch()
 
-    def fail_in(folder, make_result):
-        with pytest.raises(KeyError), result_folder(folder, "result") as inside:
+    def work(folder, make_result):
+        with result_folder(folder, "result") as inside:
             (inside / "half").touch()
             (inside / "more").mkdir()
             if make_result:
                 (inside / "result").touch()
             raise KeyError
+
+    def fail_in(folder, make_result):
+        with pytest.raises(KeyError):
+            work(folder, make_result)
 
     fail_in(tmp_path / "mine", make_result=False)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["kept"]

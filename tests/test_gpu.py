@@ -67,6 +67,7 @@ def test_an_amp_channels_last_step(mode, amp):
         assert layouts[0][1]
 
 
+@pytest.mark.filterwarnings("ignore:TensorFloat32")  # the compiler's advice on speed
 @pytest.mark.parametrize("mode", MODES)
 def test_compile_gives_the_same(mode):
     model = network().cuda().eval()

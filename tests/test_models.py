@@ -63,6 +63,17 @@ def test_networks_with_auxiliary_heads_train_and_load(name, tmp_path):
     assert model(torch.randn(2, 3, 96, 96)).shape == (2, 5)  # a tensor, not a tuple of heads
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_zero_init_is_torchvision_s(name):
+    torch.manual_seed(0)
+    expected = torchvision.models.get_model(name, weights=None, zero_init_residual=True).state_dict()
+    torch.manual_seed(0)
+    model = models.build(models.resolve(name), 1000)
+    assert not all(torch.equal(model.state_dict()[k], expected[k]) for k in expected)
+    models.zero_init_residual(model)
+    assert all(torch.equal(model.state_dict()[k], expected[k]) for k in expected)
+
+
 def test_preprocessing_is_the_library_s():
     for name, own in (
         ("timm/tf_efficientnet_lite0", {"resize": 256, "mean": (0.5,) * 3, "interpolation": "bicubic"}),

@@ -9,6 +9,9 @@ from pcpad.config import nearest
 from pcpad.data import textures
 from pcpad.data.manifest import Manifest, cache_dir, class_folders, list_images, shorten
 
+NAMED = ("auto", "textures", "imagenet")
+"""Names of data sets; any other name is the path of a folder."""
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -50,7 +53,7 @@ def locate(name: str) -> tuple[str, Path]:
         return name, Path(root)
     root = Path(name).expanduser()
     if not root.is_dir():
-        hint = nearest(name, ("textures", "imagenet"))
+        hint = nearest(Path(name).name, NAMED)
         raise ValueError(f"data {name!r} is neither textures, imagenet nor a folder{hint}")
     return root.resolve().name, root
 

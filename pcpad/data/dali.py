@@ -1,8 +1,7 @@
 """The DALI loader: decoding, resizing and augmentation in DALI's threads, on the GPU where there is one.
 
-Evaluation gives the pixels of ``pcpad.data.reference``, with three exceptions. Where DALI converts CMYK it
-truncates and PIL rounds: 0.4 of 255 on average. CMYK without an Adobe marker comes out inverted. And at the
-border DALI repeats the last pixel where PIL cuts the filter off, which shows in images of a few pixels.
+Evaluation gives the pixels of ``pcpad.data.reference``, with one exception: at the border DALI repeats the last pixel
+where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of CMYK.
 """
 
 import gc
@@ -20,6 +19,7 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
+from pcpad.data.cmyk import without_cmyk
 from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
 from pcpad.data.damage import DamagedImageError, first_damaged
 
@@ -54,7 +54,7 @@ class EvalLoader:
         world: int = 1,
     ):
         check_crop(transform)
-        self._files, self._own = files, list(range(rank, len(files), world))
+        self._files, self._own = without_cmyk(files), list(range(rank, len(files), world))
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers

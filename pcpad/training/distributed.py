@@ -36,9 +36,14 @@ class World:
         """Rows of all processes, ``(n, ...)`` each with its own n, joined in the order of the ranks."""
         if self.size == 1:
             return values
-        parts: list = [None] * self.size
-        dist.all_gather_object(parts, values.cpu())
-        return torch.cat(parts)
+        return torch.cat(self.collect(values.cpu()))
+
+    def collect(self, value) -> list:
+        """One value of each process, in the order of the ranks; anything that can be pickled."""
+        parts: list = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(parts, value)
+        return parts
 
 
 def this_world() -> World:

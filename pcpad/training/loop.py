@@ -89,7 +89,7 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         scaler.load_state_dict(resume["scaler"])
         if average is not None:
             average.load_state_dict(resume["ema"])
-        job.train_loader.restore(resume["loader"])
+        job.train_loader.restore(resume["loaders"][world.rank])
         if epoch >= settings.epochs:
             say(f"the run is finished: {epoch} of {settings.epochs} epochs")
             return
@@ -107,7 +107,7 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
             "ema": average and average.state_dict(),
-            "loader": job.train_loader.state(),
+            "loaders": world.collect(job.train_loader.state()),
             "settings_digest": run["settings_digest"],
             "world": world.size,
         }

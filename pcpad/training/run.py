@@ -14,7 +14,7 @@ from torch import nn
 from pcpad import models, weights
 from pcpad.config import TrainSettings, differences, digest, to_dict, yaml_text
 from pcpad.data.batch import EvalTransform, TrainTransform
-from pcpad.data.catalogue import DataSet, open_for_training
+from pcpad.data.catalogue import NAMED, DataSet, open_for_training
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images
 from pcpad.environment import commit, hardware, num_cores, pick_device, versions
@@ -108,7 +108,7 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
 
 def absolute(data: str) -> str:
     """A data set's name, or its folder as an absolute path, so that a run can be resumed from anywhere."""
-    return str(Path(data).expanduser().resolve()) if Path(data).expanduser().is_dir() else data
+    return data if data in NAMED else str(Path(data).expanduser().resolve())
 
 
 def weights_digest(source: str | None) -> str | None:

@@ -41,6 +41,12 @@ def png16(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in chunks.items())
 
 
+def without_adobe_marker(jpeg: bytes) -> bytes:
+    """A JPEG less its APP14 segment (2 bytes of marker, 14 of content)."""
+    start = jpeg.index(b"\xff\xee\x00\x0eAdobe")
+    return jpeg[:start] + jpeg[start + 16 :]
+
+
 def kinds() -> dict[str, bytes]:
     """Every kind of image file that a folder of photographs may hold, by name; all are named .JPEG later."""
     photo = Image.fromarray(picture(188, 250))
@@ -68,6 +74,7 @@ def kinds() -> dict[str, bytes]:
         "cmyk": encode(photo.convert("CMYK"), "JPEG", quality=90),
         "cmyk_black": with_black,
         "ycck": with_black.replace(marker, marker[:-1] + b"\2"),
+        "cmyk_no_adobe": without_adobe_marker(with_black),
         "png": encode(photo, "PNG"),
         "png_rgba": encode(rgba, "PNG"),
         "png_palette": encode(photo.quantize(64), "PNG"),

@@ -110,6 +110,13 @@ def test_mistakes_in_a_tree_are_named(data, harm, message):
         catalogue.open_for_training(str(data))
 
 
+def test_the_built_in_images_are_a_data_set_like_any_other():
+    found = catalogue.open_for_training("auto")
+    assert (found.name, len(found.classes)) == ("textures", 10)
+    for split in (found.train, found.val):
+        assert np.bincount(split.labels).tolist() == [len(split) // 10] * 10
+
+
 def test_unknown_data_is_named(monkeypatch):
     with pytest.raises(ValueError, match="neither textures, imagenet nor a folder; did you mean 'textures'"):
         catalogue.locate("texture")

@@ -150,6 +150,7 @@ def test_world(monkeypatch):
     assert world.sum(values).tolist() == [3, 4]
     assert world.sum(values) is not values
     assert world.gather(values) is values
+    assert world.collect("state") == ["state"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched"):
         this_world()
