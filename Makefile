@@ -28,6 +28,7 @@ setup: $(READY) ## make .venv with exact versions (any target does this on first
 	@sh scripts/setup.sh
 
 train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
+	$(if $(PADS),$(error make train takes one padding: PAD=$(PADS)))
 	@$(PCPAD) train $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
 
 eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES

@@ -33,6 +33,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pcpad {__version__}")
         return 0
     command, rest = argv[0], argv[1:]
+    try:
+        return run(command, rest)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "pcpad":
+            raise
+        return fail(f"{package} is not installed: pcpad {command} needs the harness, pip install 'pcpad[harness]'", 1)
+
+
+def run(command: str, rest: list[str]) -> int:
+    """Run one command with its arguments; returns the exit code."""
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
@@ -84,6 +95,9 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
         saved = Path(first.resume) / "settings.yaml"
         if not saved.is_file():
             raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
+        for option in ("recipe", "out"):
+            if getattr(first, option) is not None:
+                raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
         settings = parse(TrainSettings, argv, "train", [saved])
         return settings and replace(settings, out=first.resume)
     data = first.data.name

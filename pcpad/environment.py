@@ -1,9 +1,11 @@
 """Where a run happens: device, versions, commit, hardware, memory."""
 
+import os
 import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,7 +29,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps")
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    driver = nvidia_driver()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    driver = None if hidden else nvidia_driver()
     if driver is not None:
         built = torch.version.cuda
         if built is None:
@@ -35,7 +38,11 @@ def pick_device(name: str) -> torch.device:
         else:
             major = built.partition(".")[0]
             wants = f"torch {torch.__version__} was built for CUDA {built}, which needs driver "
-            wants += f"{NEEDED_DRIVER.get(major, 'of its own major version')} or newer"
+            needed = NEEDED_DRIVER.get(major, "of its own major version")
+            if driver.partition(".")[0].isdigit() and needed.isdigit() and int(driver.partition(".")[0]) >= int(needed):
+                wants = "its driver is new enough, so permissions on /dev/nvidia* or a broken installation are likely"
+            else:
+                wants += f"{needed} or newer"
         raise ValueError(f"there is an NVIDIA GPU (driver {driver}) that torch cannot use: {wants}; or --device cpu")
     if name == "cuda":
         raise ValueError("device cuda: there is no NVIDIA GPU here; use --device cpu")
@@ -44,17 +51,19 @@ def pick_device(name: str) -> torch.device:
 
 def nvidia_driver(root: Path = Path("/")) -> str | None:
     """Version of the NVIDIA driver, ``"unknown"`` for a GPU without a readable one, None where there is no GPU."""
-    devices = list((root / "dev").glob("nvidia[0-9]*"))
+    if not list((root / "dev").glob("nvidia[0-9]*")):
+        return None  # a container may show the host's driver without any of its GPUs
     stated = root / "proc/driver/nvidia/version"
     if stated.is_file():
         words = stated.read_text().split("Kernel Module", 1)[-1].split()
         return next((w for w in words if w[0].isdigit()), "unknown")
     if root == Path("/") and shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.split()[0]
-    return "unknown" if devices else None
+        with suppress(subprocess.TimeoutExpired, OSError):
+            done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+            if done.returncode == 0 and done.stdout.strip():
+                return done.stdout.split()[0]
+    return "unknown"
 
 
 def versions() -> dict[str, str]:
@@ -91,8 +100,6 @@ def cpu_name() -> str:
 
 def num_cores() -> int:
     """Cores this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 

@@ -12,6 +12,8 @@ from pcpad.data.batch import EvalTransform
 from pcpad.weights import head_keys, load_state, read_file, unwrap
 
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".tar", ".ckpt", ".safetensors")
+DEFAULT = ("pretrained", "default", "DEFAULT")
+"""Words for the library's own choice of weights."""
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 """Heads of torchvision that only their own training recipes use; pcpad builds the networks without."""
 
@@ -78,15 +80,21 @@ def build(name: ModelName, num_classes: int, weights: str | None = None, reset_h
     if Path(weights).is_file():
         model = create(name, num_classes)
         load_state(model, unwrap(read_file(weights)), weights, reset_head, AUXILIARY.get(name.name, ()))
+        scale_input(model, name)
         return model
     if "/" in weights or weights.endswith(WEIGHT_FILES):
         raise ValueError(f"weights {weights!r}: no such file")
     source = download(name, weights)
     model = create(name, num_classes)
     load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
-    if hasattr(source, "transform_input"):  # torchvision's ported inception networks scale their input themselves
-        model.transform_input = source.transform_input
+    scale_input(model, name)
     return model
+
+
+def scale_input(model: nn.Module, name: ModelName) -> None:
+    """Let torchvision's GoogLeNet and Inception rescale their input, as they do with the weights published for them."""
+    if name.library == "torchvision" and name.name in AUXILIARY:
+        model.transform_input = True
 
 
 def zero_init_residual(model: nn.Module) -> None:
@@ -115,6 +123,7 @@ def build_as_published(name: ModelName, weights: str) -> nn.Module:
     num_classes = state[keys[-1]].shape[0] if keys else 1000
     model = standard if num_classes == 1000 else create(name, num_classes)
     load_state(model, state, weights, ignore=AUXILIARY.get(name.name, ()))
+    scale_input(model, name)
     return model
 
 
@@ -130,17 +139,27 @@ def create(name: ModelName, num_classes: int) -> nn.Module:
     return models.get_model(name.name, weights=None, num_classes=num_classes, **extra)
 
 
+def tagged(name: ModelName, weights: str | None) -> ModelName:
+    """The name with the timm tag that `weights` asks for; the name itself where that is no tag.
+
+    Raises:
+        ValueError: timm has no such weights.
+    """
+    if name.library != "timm" or weights in (None, *DEFAULT) or Path(weights).is_file():
+        return name
+    return resolve(f"timm/{name.name.partition('.')[0]}.{weights}")
+
+
 def download(name: ModelName, weights: str) -> nn.Module:
     """The library's model with the library's weights, through the library's own loader."""
-    default = weights in ("pretrained", "default", "DEFAULT")
+    default = weights in DEFAULT
     try:
         if name.library == "timm":
             import timm
 
             arch, _, tag = name.name.partition(".")
-            if not default:
-                name = resolve(f"timm/{arch}.{weights}")
-            elif not tag and not timm.list_pretrained(f"{arch}.*"):
+            name = tagged(name, weights)
+            if default and not tag and not timm.list_pretrained(f"{arch}.*"):
                 raise ValueError(f"timm has no weights for {arch}")
             return timm.create_model(name.name, pretrained=True)
         from torchvision import models
@@ -192,7 +211,11 @@ def eval_transform(
     Raises:
         ValueError: the model wants a preprocessing that pcpad does not have.
     """
-    own = timm_preprocessing(name) if name.library == "timm" else torchvision_preprocessing(name, weights)
+    own = (
+        timm_preprocessing(tagged(name, weights))
+        if name.library == "timm"
+        else torchvision_preprocessing(name, weights)
+    )
     own |= {k: v for k, v in vars(settings).items() if v is not None}
     own["size"] = size or own["size"]
     if own["interpolation"] not in ("bilinear", "bicubic") or own["crop_mode"] not in ("center", "squash"):
@@ -225,7 +248,7 @@ def torchvision_preprocessing(name: ModelName, weights: str | None) -> dict:
     from torchvision import models
 
     known = models.get_model_weights(name.name)
-    if weights in ("pretrained", "default", "DEFAULT"):
+    if weights in DEFAULT:
         chosen = known.DEFAULT
     else:
         chosen = known[weights] if weights in known.__members__ else next(iter(known), None)

@@ -28,6 +28,8 @@ def read_file(path: str) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about foreign pickles before it refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         name = foreign_name(path, error) if isinstance(error, pickle.UnpicklingError) else None
         if name:
@@ -65,6 +67,7 @@ def unwrap(content: dict) -> dict[str, torch.Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
+    content = {k: v for k, v in content.items() if isinstance(k, str)}
     while content and all(k.startswith(("module.", "_orig_mod.")) for k in content if k != "n_averaged"):
         content = {k.partition(".")[2]: v for k, v in content.items() if k != "n_averaged"}
     return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
@@ -80,6 +83,8 @@ def load_state(model: nn.Module, state: dict, source: str, reset_head: bool = Fa
     """
     own = model.state_dict()
     state = {k: v for k, v in state.items() if k in own or not k.startswith(ignore or ("\0",))}
+    # Files older than this counter lack it, torchvision's first ones among them; only momentum=None would read it.
+    state |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
     missing, extra = [k for k in own if k not in state], [k for k in state if k not in own]
     other = [k for k in own if k in state and own[k].shape != state[k].shape]
     head = head_keys(model)

@@ -1,5 +1,6 @@
 """The command line's settings: layers, messages, exit codes. Training itself is tested elsewhere."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,19 @@ def test_mistakes_are_one_line_and_exit_2(argv, message, capsys):
     assert message in err
     assert err.startswith("pcpad: error: ")
     assert err.count("\n") == 1
+
+
+def test_resume_refuses_what_it_would_ignore(tmp_path, capsys):
+    (tmp_path / "settings.yaml").write_text("epochs: 3\n")
+    for option in ("recipe", "out"):
+        assert main(["train", "--resume", str(tmp_path), f"--{option}", "paper"]) == 2
+        assert f"--{option} cannot be given with it" in capsys.readouterr().err
+
+
+def test_a_missing_harness_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert main(["train", "--help"]) == 1
+    assert "jsonargparse is not installed: pcpad train needs the harness" in capsys.readouterr().err
 
 
 def test_unknown_key_in_yaml_is_named(tmp_path, capsys):

@@ -21,12 +21,20 @@ def test_driver_version_is_read(tmp_path):
     assert environment.nvidia_driver(tmp_path) == "535.183.01"
 
 
+def test_a_container_without_a_gpu_may_show_the_host_s_driver(tmp_path):
+    driver_file(tmp_path, "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n")
+    assert environment.nvidia_driver(tmp_path) is None
+
+
 def test_driver_version_of_the_open_module(tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidia1").touch()
     driver_file(tmp_path, "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n")
     assert environment.nvidia_driver(tmp_path) == "580.65.06"
 
 
 def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(environment, "nvidia_driver", lambda: "535.183.01")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -37,6 +45,12 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
         with pytest.raises(ValueError, match=message):
             environment.pick_device(name)
     assert environment.pick_device("cpu").type == "cpu"
+    monkeypatch.setattr(environment, "nvidia_driver", lambda: "580.65.06")
+    with pytest.raises(ValueError, match="its driver is new enough"):
+        environment.pick_device("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert environment.pick_device("auto").type == "cpu"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(ValueError, match="built without CUDA"):
         environment.pick_device("auto")

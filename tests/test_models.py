@@ -61,6 +61,8 @@ def test_networks_with_auxiliary_heads_train_and_load(name, tmp_path):
     torch.save(full.state_dict(), tmp_path / "w.pth")
     model = models.build(models.resolve(name), 5, str(tmp_path / "w.pth")).train()
     assert model(torch.randn(2, 3, 96, 96)).shape == (2, 5)  # a tensor, not a tuple of heads
+    assert model.transform_input  # as torchvision sets it for its published weights
+    assert not models.build(models.resolve(name), 5).transform_input
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -152,6 +154,30 @@ def test_another_network_is_refused_by_name(net, tmp_path):
     other = net.state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(ValueError, match="of another shape"):
         weights.load_state(net, other, "w")
+
+
+def test_files_from_before_num_batches_tracked_load(net, tmp_path):
+    """Torchvision's first published files lack the counters."""
+    old = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "w.pth")
+    loaded = models.build(models.resolve("resnet18"), 10, str(tmp_path / "w.pth")).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in old.items())
+
+
+def test_a_timm_tag_given_as_weights_brings_its_own_preprocessing():
+    name = models.resolve("timm/resnet50")
+    default = models.eval_transform(name, PreprocessSettings())
+    tagged = models.eval_transform(name, PreprocessSettings(), weights="tv_in1k")
+    own = timm.get_pretrained_cfg("resnet50.tv_in1k")
+    assert (tagged.crop_pct, tagged.interpolation) == (own.crop_pct, own.interpolation)
+    assert tagged != default
+    assert models.eval_transform(name, PreprocessSettings(), weights="pretrained") == default
+
+
+def test_keys_that_are_no_names_are_another_network(net, tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="another network"):
+        models.build(models.resolve("resnet18"), 10, str(tmp_path / "w.pth"))
 
 
 def test_never_by_order(net, tmp_path):

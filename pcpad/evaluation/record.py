@@ -14,6 +14,7 @@ from pcpad.config import digest
 from pcpad.data.batch import EvalTransform
 from pcpad.environment import commit, hardware, versions
 from pcpad.evaluation.counts import Counts
+from pcpad.training.logbook import read_lines
 
 SCHEMA = 1
 """Version of the record."""
@@ -111,7 +112,7 @@ def write_record(folder: Path, record: dict, counts: Counts) -> None:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, index=counts.index, label=counts.label, top5=counts.predictions)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     with open(folder / "records.jsonl", "a") as file:
@@ -121,7 +122,7 @@ def write_record(folder: Path, record: dict, counts: Counts) -> None:
 def read_records(folder: Path) -> list[dict]:
     """All records of a folder, in the order they were written."""
     path = folder / "records.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return read_lines(path) if path.is_file() else []
 
 
 def percent(hits: int, n: int) -> str:

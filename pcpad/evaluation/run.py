@@ -44,6 +44,7 @@ class Subject:
     size: int | None
     padding: str
     power: float
+    on_small: str
     facts: dict
 
 
@@ -57,6 +58,9 @@ def evaluate(settings: EvalSettings) -> Path:
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     subject = subject_of_run(settings) if settings.run else subject_of_model(settings)
     paddings = parse_paddings(settings.paddings or settings.padding or subject.padding)
+    if settings.power is not None and "partial" not in paddings:
+        others = ", ".join(paddings)
+        raise ValueError(f"power={settings.power} has a meaning for partial padding only, not for {others}")
     sizes = parse_sizes(settings.sizes) if settings.sizes else [settings.size or subject.size]
     transforms = [models.eval_transform(subject.name, subject.preprocess, size, subject.weights) for size in sizes]
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
@@ -66,14 +70,14 @@ def evaluate(settings: EvalSettings) -> Path:
         if settings.data.check != "none":
             check_images(data.val, settings.data.workers or num_cores())
         for padding in paddings:
-            convert(subject.model, padding, **options(settings, subject, padding))
+            convert(subject.model, padding, **options(subject, padding))
             for transform in transforms:
                 models.probe(subject.model, str(subject.name), padding, transform.size)
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         subject.model.to(device, memory_format=layout)
         rows = []
         for padding in paddings:
-            convert(subject.model, padding, **options(settings, subject, padding))
+            convert(subject.model, padding, **options(subject, padding))
             for transform in transforms:
                 record = one_cell(settings, subject, data, loader, loader_name, device, padding, transform, folder)
                 rows.append(record)
@@ -120,8 +124,8 @@ def one_cell(
         model=str(subject.name),
         num_classes=subject.num_classes,
         padding=padding,
-        power=options(settings, subject, padding).get("power", 1.0),
-        on_small=settings.on_small,
+        power=options(subject, padding).get("power", 1.0),
+        on_small=subject.on_small,
         transform=transform,
         data=data.name,
         manifest_digest=data.val.digest,
@@ -137,9 +141,9 @@ def one_cell(
     return record
 
 
-def options(settings: EvalSettings, subject: Subject, padding: str) -> dict:
+def options(subject: Subject, padding: str) -> dict:
     """Options of convert for one padding mode."""
-    extra = {"on_small": settings.on_small}
+    extra = {"on_small": subject.on_small}
     return extra | ({"power": subject.power} if padding == "partial" else {})
 
 
@@ -157,6 +161,8 @@ def subject_of_run(settings: EvalSettings) -> Subject:
     state = content["ema"] if ema else content["model"]
     name = models.resolve(trained["model"])
     model = models.create(name, len(run["classes"]))
+    if trained["weights"]:
+        models.scale_input(model, name)
     weights.load_state(model, weights.unwrap(state), f"{folder}/{settings.checkpoint}.pt")
     preprocess = PreprocessSettings(**trained["preprocess"])
     return Subject(
@@ -170,6 +176,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         size=trained["size"],
         padding=trained["padding"],
         power=trained["power"] if settings.power is None else settings.power,
+        on_small=settings.on_small or trained["on_small"],
         facts={
             "run": run["id"],
             "run_digest": run["settings_digest"],
@@ -200,6 +207,7 @@ def subject_of_model(settings: EvalSettings) -> Subject:
         size=None,
         padding="zeros",
         power=1.0 if settings.power is None else settings.power,
+        on_small=settings.on_small or "raise",
         facts={
             "weights_digest": weights.file_digest(settings.weights) if is_file else settings.weights,
             "checkpoint": Path(settings.weights).name if is_file else settings.weights,

@@ -29,8 +29,10 @@ def save(path: Path, content: dict) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # a full disk inside torch.save is a RuntimeError
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, RuntimeError)):  # a full disk inside torch.save is a RuntimeError
+            raise
         raise OSError(f"{path} could not be written: {reason(path, error)}; the previous one is untouched") from error
 
 

@@ -56,11 +56,13 @@ class Logbook:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports of deprecated modules
             from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.file = folder / "metrics.jsonl"
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self.file.write_text("".join(line + "\n" for line in lines if step))
+            kept = [entry for entry in read_lines(self.file) if entry["step"] <= step]
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            temporary.replace(self.file)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write numbers at a step, each under a name like ``train/loss``."""
@@ -77,6 +79,19 @@ class Logbook:
     def close(self) -> None:
         """Flush and close."""
         self.writer.close()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The entries of a file of JSON lines; a last line that was cut off while it was written is left out."""
+    lines = path.read_text().splitlines()
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}, is damaged ({error}); remove that line") from error
+    return entries
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:

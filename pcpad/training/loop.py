@@ -1,6 +1,5 @@
 """The training loop: steps are the only clock, an epoch ends with an evaluation, a record and a checkpoint."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +81,7 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
     average = make_average(model, settings.ema)
     epoch, step, best = 0, 0, {"top1": -1, "epoch": 0}
+    unevaluated = False  # an epoch was trained, and its evaluation failed
     if resume:
         epoch, step, best = resume["epoch"], resume["step"], resume["best"]
         model.load_state_dict(resume["model"])
@@ -90,7 +90,8 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         if average is not None:
             average.load_state_dict(resume["ema"])
         job.train_loader.restore(resume["loaders"][world.rank])
-        if epoch >= settings.epochs:
+        unevaluated = resume["top1"] is None
+        if epoch >= settings.epochs and not unevaluated:
             say(f"the run is finished: {epoch} of {settings.epochs} epochs")
             return
     call = torch.compile(model) if settings.compile else model
@@ -113,15 +114,19 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         }
 
     counts = None
-    while epoch < settings.epochs:
-        step = train_epoch(job, call, optimizer, scaler, average, book, epoch, step)
-        epoch += 1
+    while unevaluated or epoch < settings.epochs:
+        if not unevaluated:
+            step = train_epoch(job, call, optimizer, scaler, average, book, epoch, step)
+            epoch += 1
+        unevaluated = False
         evaluated = average.module if average is not None else model
         try:
             counts = validate(job, evaluated)
         except ValueError:
             checkpoint.save(job.folder / "last.pt", state(None))  # the epoch's work is not lost with its evaluation
             raise
+        if not np.isfinite(counts.loss):
+            raise diverged(job, f"the validation loss is {counts.loss} after epoch {epoch}")
         improved = counts.top1 > best["top1"]
         if improved:
             best = {"top1": counts.top1, "epoch": epoch}
@@ -149,9 +154,9 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         )
         write_record(job.folder, record, counts)
         report_epoch(book, counts, epoch, settings.epochs, step)
+        if improved:  # first: a last.pt that names a best epoch must not be without it
+            checkpoint.save(job.folder / "best.pt", state(counts))
         checkpoint.save(job.folder / "last.pt", state(counts))
-        if improved:
-            copy(job.folder / "last.pt", job.folder / "best.pt")
     results = {
         "top1": 100 * counts.top1 / counts.n,
         "best_top1": 100 * best["top1"] / counts.n,
@@ -179,10 +184,7 @@ def train_epoch(job: Job, call, optimizer, scaler, average, book: Logbook, epoch
         seconds = time.perf_counter() - mark[0]
         loss, correct = float(loss_sum - mark[1]) / n, int(hits - mark[2])
         if not np.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {step} (epoch {epoch + 1}): training has diverged; the last checkpoint is "
-                "kept. Try a lower --optim.lr, a --schedule.warmup_epochs, or --amp off"
-            )
+            raise diverged(job, f"the loss is {loss} at step {step} (epoch {epoch + 1})")
         return {
             "train/loss": loss,
             "train/top1": 100 * correct / n,
@@ -224,6 +226,13 @@ def train_epoch(job: Job, call, optimizer, scaler, average, book: Logbook, epoch
     finally:
         progress.close()
     return step
+
+
+def diverged(job: Job, what: str) -> ValueError:
+    """The error of a training that has left the finite numbers."""
+    kept = "the last checkpoint is kept" if (job.folder / "last.pt").exists() else "there is no checkpoint yet"
+    advice = "try a lower --optim.lr, a --schedule.warmup_epochs, or --amp off"
+    return ValueError(f"{what}: training has diverged; {kept}; {advice}")
 
 
 def validate(job: Job, model: nn.Module) -> Counts:
@@ -275,14 +284,3 @@ def say_result(job: Job, counts: Counts, best: dict) -> None:
     )
     say(f"run: {job.folder}")
     say(f"next: make eval RUN={job.folder} SIZES={job.settings.size},{2 * job.settings.size} PADS=zeros,partial")
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint whole or not at all."""
-    temporary = target.with_name(f"{target.name}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{target} could not be written: {checkpoint.reason(target, error)}") from error

@@ -69,6 +69,8 @@ def train(settings: TrainSettings) -> Path:
         model = models.build(name, len(data.classes), None if resume else settings.weights, settings.reset_head)
         if settings.zero_init and settings.weights is None:
             models.zero_init_residual(model)
+        if settings.weights:
+            models.scale_input(model, name)
         surgery = convert(model, settings.padding, power=settings.power, on_small=settings.on_small)
         models.probe(model, str(name), settings.padding, settings.size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)

@@ -66,7 +66,14 @@ def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     out = tmp_path / "out"
-    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "data.loader": loader, "out": out}
+    options = {
+        "model": f"timm/{MODEL}",
+        "weights": weights,
+        "data": sample,
+        "data.loader": loader,
+        "out": out,
+        "device": "cpu",
+    }
     assert main(["eval", "--padding=zeros", *(f"--{k}={v}" for k, v in options.items())]) == 0
     (record,) = read_records(out)
     predictions, labels = plain
@@ -85,7 +92,7 @@ def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
 
 def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
     """The control: squashing instead of cropping moves predictions."""
-    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out"}
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out", "device": "cpu"}
     options |= {"preprocess.crop_mode": "squash", "data.loader": "torchvision"}
     assert main(["eval", *(f"--{k}={v}" for k, v in options.items())]) == 0
     (record,) = read_records(tmp_path / "out")
@@ -94,7 +101,7 @@ def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
 
 
 def test_tf_same_convolutions_are_named_not_guessed(weights, sample, tmp_path, capsys):
-    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out"}
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out", "device": "cpu"}
     assert main(["eval", "--paddings=zeros,partial", *(f"--{k}={v}" for k, v in options.items())]) == 1
     assert "'conv_stem' is a timm.layers.conv2d_same.Conv2dSame" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()  # known before the first cell, so nothing was evaluated

@@ -11,6 +11,7 @@ from pcpad.config import OptimSettings, ScheduleSettings
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
 from pcpad.training.logbook import Logbook
+from pcpad.training.loop import make_average, train_step
 from pcpad.training.optimizer import make_optimizer, parameter_groups
 from pcpad.training.schedule import learning_rate
 
@@ -88,6 +89,45 @@ def test_one_sgd_step_by_hand():
     assert net.bias.item() == pytest.approx(1 - 0.5 - 0.5 * 1.9)
 
 
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_train_step_by_hand(amp):
+    """Loss with label smoothing and hits from their formulas; one plain SGD step from autograd."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 2, 1, 1, 0])
+    log_p = model(images).log_softmax(1)
+    smooth = torch.full((5, 3), 0.1 / 3).scatter(1, labels[:, None], 0.9 + 0.1 / 3)
+    loss = -(smooth * log_p).sum(1).mean()
+    expected = model[1].weight - 0.1 * torch.autograd.grad(loss, model[1].weight)[0]
+    hits = int((log_p.argmax(1) == labels).sum())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=amp == "fp16")
+    total, correct = train_step(model, images, labels, optimizer, scaler, amp, 0.1)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if amp == "off" else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(total, 5 * loss.detach(), **tolerance)
+    torch.testing.assert_close(model[1].weight.detach(), expected.detach(), **tolerance)
+    assert not torch.equal(model[1].weight, torch.zeros(3, 12))
+    if amp == "off":
+        assert int(correct) == hits
+
+
+def test_average_is_the_exponential_one():
+    """timm's: the first updates copy, later ones are a lerp by hand."""
+    model = nn.Linear(1, 1, bias=False)
+    average = make_average(model, 0.75)
+    values, expected = [4.0, 8.0, -2.0, 6.0], None
+    for step, value in enumerate(values, 1):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update(model, step=step)
+        decay = average.get_decay(step)
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert average.get_decay(step) == 0.75
+    assert average.module.weight.item() != values[-1]
+    assert make_average(model, None) is None
+
+
 def test_checkpoint_round_trip(tmp_path):
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"model": {"w": torch.arange(3.0)}, "loader": {"blob": b"\x00\x01"}, "best": {"top1": 3}})
@@ -140,8 +180,18 @@ def test_logbook_hides_what_was_written_after_the_checkpoint(tmp_path):
     assert [(v["step"], v["train/loss"]) for v in lines] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
     curve = {e.step: e.value for e in events}
+    assert curve == {1: 1, 2: 2, 3: 3, 4: 40, 5: 50, 6: 60}
     assert [e.step for e in events] == sorted(curve)
-    assert curve[6] == 60
+
+
+def test_a_log_whose_last_line_was_cut_off_can_be_continued(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "x": 2}\n{"step": 2, "x": ')
+    Logbook(tmp_path, 5).close()
+    assert log.read_text() == '{"step": 1, "x": 2}\n'
+    log.write_text('{"step": 1, "x"\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, is damaged"):
+        Logbook(tmp_path, 5)
 
 
 def test_world(monkeypatch):

@@ -10,8 +10,10 @@ from PIL import Image
 
 import pcpad
 from pcpad.cli import main
+from pcpad.config import ScheduleSettings
 from pcpad.evaluation.record import read_records
 from pcpad.training import loop
+from pcpad.training.schedule import learning_rate
 
 LOADERS = ["torchvision", "dali"]
 
@@ -38,9 +40,15 @@ def call(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(command, *argv, **options):
-        defaults = {"model": "timm/test_resnet", "data": data, "data.workers": 1, "data.loader": "torchvision"}
+        defaults = {
+            "model": "timm/test_resnet",
+            "data": data,
+            "data.workers": 1,
+            "data.loader": "torchvision",
+            "device": "cpu",
+        }
         defaults |= {"recipe": "textures", "size": 32, "batch_size": 8, "epochs": 2, "out": "run", "optim.lr": 0.01}
-        options = {**(defaults if command == "train" else {"data.loader": "torchvision"}), **options}
+        options = {**(defaults if command == "train" else {"data.loader": "torchvision", "device": "cpu"}), **options}
         return main([command, *(f"--{k}={v}" for k, v in options.items() if v is not None), *argv])
 
     return run
@@ -89,6 +97,9 @@ def test_tensorboard_has_the_curves(call, tmp_path):
 
     assert call("train", padding="zeros") == 0
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    rates = {e.step: e.value for e in events.Scalars("train/lr")}
+    plan = ScheduleSettings(name="cosine", warmup_epochs=2)  # the recipe's
+    assert rates == pytest.approx({s: learning_rate(s - 1, plan, 0.01, 2, 4) for s in range(1, 9)}, rel=1e-6)
     wanted = {"train/loss", "train/lr", "train/images_per_second", "train/memory_mb", "val/top1", "val/loss"}
     assert wanted <= set(events.Tags()["scalars"])
     assert "_hparams_/session_start_info" in events.summary_metadata
@@ -166,6 +177,18 @@ def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
     assert call("eval", run="run", ema="false", out="elsewhere") == 0
     (record,) = read_records(tmp_path / "elsewhere")
     assert (record["ema"], record["padding"], record["size"]) == (False, "partial", "32")
+    assert record["loss"] != records[0]["loss"]  # the averaged weights are others
+
+
+def test_evaluation_takes_on_small_from_the_run(call, tmp_path, capsys):
+    assert call("train", padding="reflect", size=16, on_small="replicate") == 0
+    assert call("eval", run="run") == 0
+    _, first, second = read_records(tmp_path / "run")
+    assert (first["top1"], first["settings_digest"]) == (second["top1"], second["settings_digest"])
+    assert call("eval", run="run", on_small="raise") == 1
+    assert "cannot run with reflect padding at size 16" in capsys.readouterr().err
+    assert call("eval", run="run", power=2, padding="zeros") == 1
+    assert "power=2.0 has a meaning for partial padding only" in capsys.readouterr().err
 
 
 def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
@@ -194,7 +217,7 @@ def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
         ({"data": "no/such"}, "neither textures, imagenet nor a folder"),
         ({"out": "w.pth/run"}, "cannot be written (Not a directory); choose another with --out"),
         ({"out": "full"}, "full exists and is not empty: continue it with --resume full, or choose another --out"),
-        ({"optim.lr": 1e30}, "training has diverged"),
+        ({"optim.lr": 1e30}, "training has diverged; there is no checkpoint yet"),
         ({"device": "cuda"}, "device cuda"),
     ],
 )
@@ -234,18 +257,26 @@ def test_a_damaged_image_is_named(call, tmp_path, data, capsys, split, check, lo
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys):
-    """A validation image that goes bad during the run: after mending it, resume goes on behind the epoch."""
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys, epochs):
+    """A validation image goes bad during the run: after mending it, resume evaluates the epoch that was trained."""
     import shutil
 
+    length = {"epochs": epochs, "schedule.warmup_epochs": 0}
     shutil.copytree(data, tmp_path / "data")
     victim = tmp_path / "data/val/down/3.jpg"
     good = victim.read_bytes()
     victim.write_bytes(good[: len(good) // 2].ljust(len(good), b"\0"))
-    assert call("train", **{"data": "data", "data.check": "none"}) == 1
+    assert call("train", **{"data": "data", "data.check": "none", **length}) == 1
     victim.write_bytes(good)
     assert main(["train", "--resume", "run"]) == 0
-    assert [r["step"] for r in read_records(tmp_path / "run")] == [8]
+    assert [r["step"] for r in read_records(tmp_path / "run")] == [4, 8][:epochs]
+    assert call("train", **length, out="undisturbed") == 0
+    a, b = (torch.load(tmp_path / name / "last.pt") for name in ("run", "undisturbed"))
+    assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
+    assert [r["top1"] for r in read_records(tmp_path / "run")] == [
+        r["top1"] for r in read_records(tmp_path / "undisturbed")
+    ]
 
 
 def test_one_process_only(call, capsys, monkeypatch):
