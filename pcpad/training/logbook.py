@@ -1,6 +1,7 @@
 """What a run shows and writes while it trains: a progress bar or plain lines, TensorBoard, JSON lines."""
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ class Progress:
         self.title, self.total, self.seconds = title, total, seconds
         self.done, self.last = 0, time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if has_terminal():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, desc=title, unit="step", leave=False, dynamic_ncols=True)
@@ -36,6 +37,11 @@ class Progress:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+def has_terminal() -> bool:
+    """Whether stderr is a terminal with room for a bar; some launchers give one without columns."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 def say(text: str) -> None:
