@@ -82,13 +82,18 @@ def build(name: ModelName, num_classes: int, weights: str | None = None, reset_h
         load_state(model, unwrap(read_file(weights)), weights, reset_head, AUXILIARY.get(name.name, ()))
         scale_input(model, name)
         return model
-    if "/" in weights or weights.endswith(WEIGHT_FILES):
+    if is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
     source = download(name, weights)
     model = create(name, num_classes)
     load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
+
+
+def is_path(weights: str) -> bool:
+    """Whether weights are named as a file, which may be gone since, and not as a library's weights."""
+    return Path(weights).is_file() or "/" in weights or weights.endswith(WEIGHT_FILES)
 
 
 def scale_input(model: nn.Module, name: ModelName) -> None:
@@ -113,7 +118,7 @@ def zero_init_residual(model: nn.Module) -> None:
 
 def build_as_published(name: ModelName, weights: str) -> nn.Module:
     """A model with weights and as many classes as they have; raises like `build`."""
-    if not Path(weights).is_file() and ("/" in weights or weights.endswith(WEIGHT_FILES)):
+    if not Path(weights).is_file() and is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
     if not Path(weights).is_file():
         return download(name, weights)
@@ -145,7 +150,7 @@ def tagged(name: ModelName, weights: str | None) -> ModelName:
     Raises:
         ValueError: timm has no such weights.
     """
-    if name.library != "timm" or weights in (None, *DEFAULT) or Path(weights).is_file():
+    if name.library != "timm" or weights in (None, *DEFAULT) or is_path(weights):
         return name
     return resolve(f"timm/{name.name.partition('.')[0]}.{weights}")
 

@@ -47,6 +47,8 @@ def train(settings: TrainSettings) -> Path:
         padding=canonical(settings.padding),
         data=replace(settings.data, loader=loader_name, name=absolute(settings.data.name)),
     )
+    if settings.weights and Path(settings.weights).is_file():
+        settings = replace(settings, weights=str(Path(settings.weights).resolve()))
     say(which_data(settings))
     say(f"device: {hardware(device)}; {loader_line}")
 

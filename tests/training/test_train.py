@@ -178,6 +178,21 @@ def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
     (record,) = read_records(tmp_path / "elsewhere")
     assert (record["ema"], record["padding"], record["size"]) == (False, "partial", "32")
     assert record["loss"] != records[0]["loss"]  # the averaged weights are others
+    kept = torch.load(tmp_path / "run/last.pt")
+    torch.manual_seed(0)
+    start = timm.create_model("test_resnet", num_classes=3).state_dict()
+    name = next(k for k in start if k.endswith("weight"))
+    average = next(v for k, v in kept["ema"].items() if k.endswith(name))
+    assert not torch.equal(average, start[name])  # it moved
+    assert not torch.equal(average, kept["model"][name])  # and is an average
+
+
+def test_a_run_outlives_the_weights_it_started_from(call, tmp_path):
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "w.pth")
+    assert call("train", weights="w.pth") == 0
+    (tmp_path / "w.pth").unlink()
+    assert call("eval", run="run") == 0
+    assert main(["train", "--resume", "run"]) == 0
 
 
 def test_evaluation_takes_on_small_from_the_run(call, tmp_path, capsys):

@@ -1,0 +1,111 @@
+"""Evaluation pixels of both loaders against timm's transform on PIL's images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pcpad.data.batch import EvalTransform
+from tests.data.made import CPU, eval_loader, eval_transform, pixels
+
+SIZES = [(64, 0.875), (128, 0.95), (160, 1.0), (224, 0.875), (288, 0.95)]
+RESIZES = [(*s, i, m) for s in SIZES for i in ("bilinear", "bicubic") for m in ("center", "squash")]
+
+
+def timm_images(files: list[str], transform: EvalTransform) -> torch.Tensor:
+    """The oracle: PIL's pixels through timm's own transform."""
+    create = pytest.importorskip("timm.data").create_transform
+    apply = create(
+        transform.size,
+        is_training=False,
+        interpolation=transform.interpolation,
+        crop_pct=transform.crop_pct,
+        crop_mode=transform.crop_mode,
+        mean=transform.mean,
+        std=transform.std,
+    )
+    images = []
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+            image.info.pop("transparency", None)
+            if image.mode == "I;16":  # PIL's own conversion clips at 255
+                image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+            images.append(apply(image.convert("RGB")))
+    return torch.stack(images)
+
+
+def eval_images(loader, files: list[str], transform: EvalTransform, device=CPU) -> torch.Tensor:
+    return torch.cat([batch.images for batch in eval_loader(loader, files, transform, device=device)])
+
+
+def differences(loader, files: list[str], transform: EvalTransform, device=CPU) -> torch.Tensor:
+    """Mean absolute difference to timm's pixels, in 255ths, per image."""
+    ours, theirs = eval_images(loader, files, transform, device), timm_images(files, transform)
+    return (pixels(ours) - pixels(theirs)).abs().mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("resize", RESIZES, ids=str)
+def test_torchvision_gives_timms_pixels_exactly(torchvision, kind_files, resize):
+    files, transform = list(kind_files.values()), eval_transform(*resize)
+    assert torch.equal(eval_images(torchvision, files, transform), timm_images(files, transform))
+
+
+@pytest.mark.parametrize("resize", RESIZES, ids=str)
+def test_dali_gives_timms_pixels(dali, kind_files, resize):
+    """Below 0.25 for every kind of file; only one of a few pixels, enlarged, shows that the border is another."""
+    transform = eval_transform(*resize)
+    limits = dict.fromkeys(kind_files, 0.25)
+    if transform.interpolation == "bicubic":
+        limits["tiny"] = 0.6  # nearly all border, where DALI repeats pixels and PIL cuts the filter off
+    found = differences(dali, list(kind_files.values()), transform).tolist()
+    assert {n: d for n, d in zip(kind_files, found, strict=True) if d >= limits[n]} == {}
+
+
+@pytest.mark.parametrize("resize", RESIZES[::3], ids=str)
+def test_dali_gives_timms_pixels_of_real_photographs(dali, real_files, resize):
+    """0.003 to 0.03 on average; up to 0.3 in an image that is halved exactly (ties) or cropped nowhere."""
+    found = differences(dali, real_files, eval_transform(*resize))
+    assert found.mean() < 0.05
+    assert found.max() < 0.35
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"crop_pct": 0.9},
+        {"interpolation": "bicubic"},
+        {"crop_mode": "squash"},
+    ],
+)
+def test_differences_see_another_transform(dali, kind_files, other):
+    """The measure itself: any other setting of the transform is far beyond the limit."""
+    settings = {"size": 64, "crop_pct": 0.875, "interpolation": "bilinear"}
+    files = [kind_files["rgb"]]
+    ours = eval_images(dali, files, eval_transform(**settings))
+    theirs = timm_images(files, eval_transform(**settings | other))
+    assert (pixels(ours) - pixels(theirs)).abs().mean() > 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_dali_on_the_gpu_gives_timms_pixels(dali, kind_files, interpolation):
+    """Within 1 of 255: the GPU's JPEG decoder has another inverse DCT than libjpeg."""
+    names = list(kind_files)
+    transform = eval_transform(224, 0.875, interpolation)
+    found = differences(dali, [kind_files[name] for name in names], transform, torch.device("cuda"))
+    assert {n: d for n, d in zip(names, found.tolist(), strict=True) if d >= 1} == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_evaluation_is_repeatable(loader, photo_files):
+    cuda, transform = torch.device("cuda"), eval_transform(64)
+    first, second = (eval_images(loader, photo_files, transform, cuda) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_crop_beyond_the_image_is_refused(loader, photo_files):
+    with pytest.raises(ValueError, match="crop_pct"):
+        eval_loader(loader, photo_files, eval_transform(crop_pct=1.1))
