@@ -7,8 +7,9 @@ _EXPORTS = {
     "PartialConv2d": "pcpad.padding",
     "SurgeryReport": "pcpad.padding",
     "convert": "pcpad.padding",
+    "register_conv": "pcpad.padding",
 }
-__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert"]
+__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "register_conv"]
 
 
 def __getattr__(name: str):

@@ -1,6 +1,7 @@
 """The science: coverage, padding modes, PartialConv2d and the surgery on models. Imports torch only."""
 
 from pcpad.padding.coverage import coverage, ratio
+from pcpad.padding.handlers import ConvHandler, register_conv
 from pcpad.padding.modes import PADDING_MODES, PaddingMode
 from pcpad.padding.partial import PartialConv2d
 from pcpad.padding.report import LayerReport, SurgeryReport
@@ -8,6 +9,7 @@ from pcpad.padding.surgery import convert
 
 __all__ = [
     "PADDING_MODES",
+    "ConvHandler",
     "LayerReport",
     "PaddingMode",
     "PartialConv2d",
@@ -15,4 +17,5 @@ __all__ = [
     "convert",
     "coverage",
     "ratio",
+    "register_conv",
 ]

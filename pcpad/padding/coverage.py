@@ -35,6 +35,30 @@ def conv_pads(padding: str | tuple[int, int], kernel_size: tuple[int, int], dila
     return (padding[0], padding[0], padding[1], padding[1])
 
 
+def same_pads(
+    size: tuple[int, int], kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> Pads:
+    """Pads of TensorFlow's "SAME" convolution, which depend on the input size: ``(top, bottom, left, right)``.
+
+    The output has ``ceil(size / stride)`` positions along each axis; of an odd total the extra pixel stands at the
+    bottom and the right. (torch's own ``"same"`` allows stride 1 only and depends on the kernel alone.)
+
+    Args:
+        size: ``(height, width)`` of the input map.
+        kernel_size, stride, dilation: ``(height, width)`` each.
+
+    Source: tensorflow.org, ``tf.nn``, notes on padding; the same as timm's ``Conv2dSame``.
+
+    >>> same_pads((224, 224), (3, 3), (2, 2), (1, 1))
+    (0, 1, 0, 1)
+    """
+    pads = []
+    for length, k, s, d in zip(size, kernel_size, stride, dilation, strict=True):
+        total = max((-(-length // s) - 1) * s + d * (k - 1) + 1 - length, 0)
+        pads += [total // 2, total - total // 2]
+    return tuple(pads)
+
+
 def tap_counts(size: int, kernel: int, stride: int, dilation: int, before: int, after: int, device=None) -> Tensor:
     """Number of taps of each window that lie inside the image, along one axis.
 

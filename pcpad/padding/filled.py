@@ -1,4 +1,4 @@
-"""FilledConv2d: a convolution whose padding is filled from the image (reflect, replicate, circular)."""
+"""Filled padding: a convolution whose padding is taken from the image (reflect, replicate, circular)."""
 
 import torch
 from torch import Tensor, nn
@@ -41,25 +41,41 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
     return F.pad(x, (left, right, top, bottom), mode=mode)
 
 
-class FilledConv2d(nn.Conv2d):
+class FilledPadding:
+    """What a filling mode adds to a convolution class: placed before it in a class's bases.
+
+    The padded input is convolved with the class's weights, so a class that makes its weights on the fly must say how
+    (`handlers.ConvHandler`). The mode is the instance's ``padding_mode``.
+    """
+
+    pcpad_on_small = "raise"
+    pcpad_layer = ""
+    pcpad_pads = None
+    """For a class that does not pad by `padding`: a function of the convolution and its input's height and width."""
+    pcpad_weight = None
+    """For a class that does not convolve with `weight`: a function of the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pcpad_pads is None:
+            pads = conv_pads(self.padding, self.kernel_size, self.dilation)
+        else:
+            pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
+        x = fill(x, pads, self.padding_mode, self.pcpad_on_small, self.pcpad_layer)
+        weight = self.weight if self.pcpad_weight is None else type(self).pcpad_weight(self)
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class FilledConv2d(FilledPadding, nn.Conv2d):
     """An ``nn.Conv2d`` that fills its padding from the image and explains itself where the image is too small.
 
     The same numbers as ``nn.Conv2d(..., padding_mode=mode)``, with the same constructor and state dict.
 
     Attributes:
-        on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.
-        layer: the layer's name in its model, for the message.
+        pcpad_on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.
+        pcpad_layer: the layer's name in its model, for the message.
 
     Shapes: ``(N, C, H, W)`` or ``(C, H, W)``; any dtype that ``F.pad`` takes.
 
     Raises (in forward):
-        ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``.
+        ValueError: the map is too small to fill the pads and `pcpad_on_small` is ``"raise"``.
     """
-
-    on_small = "raise"
-    layer = ""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pads = conv_pads(self.padding, self.kernel_size, self.dilation)
-        x = fill(x, pads, self.padding_mode, self.on_small, self.layer)
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

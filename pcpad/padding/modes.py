@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from torch import nn
-
-from pcpad.padding.filled import FilledConv2d
-from pcpad.padding.partial import PartialConv2d
+from pcpad.padding.filled import FilledPadding
+from pcpad.padding.partial import PartialPadding
 
 
 @dataclass(frozen=True)
@@ -17,14 +15,14 @@ class PaddingMode:
         name: torch's name of the mode, where torch has it.
         summary: what stands in the padding, in one line.
         source: where the mode comes from.
-        conv_class: the class that an exact ``nn.Conv2d`` gets.
-        padding_mode: the ``padding_mode`` attribute that it gets.
+        behaviour: what the mode adds to a convolution class; None where the class itself does it.
+        padding_mode: the ``padding_mode`` attribute of a convolution in this mode.
     """
 
     name: str
     summary: str
     source: str
-    conv_class: type[nn.Conv2d]
+    behaviour: type | None
     padding_mode: str
 
 
@@ -38,13 +36,13 @@ def register(mode: PaddingMode) -> None:
     PADDING_MODES[mode.name] = mode
 
 
-register(PaddingMode("zeros", "zeros", "torch.nn.Conv2d", nn.Conv2d, "zeros"))
+register(PaddingMode("zeros", "zeros", "torch.nn.Conv2d", None, "zeros"))
 register(
     PaddingMode(
         "partial",
         "holes: the sum over the taps that exist, scaled up by how many are missing",
         "Liu et al., arXiv:1811.11718",
-        PartialConv2d,
+        PartialPadding,
         "zeros",
     )
 )
@@ -53,7 +51,7 @@ for _name, _summary in {
     "replicate": "the outermost pixel repeated",
     "circular": "the opposite side of the image",
 }.items():
-    register(PaddingMode(_name, _summary, "torch.nn.Conv2d", FilledConv2d, _name))
+    register(PaddingMode(_name, _summary, "torch.nn.Conv2d", FilledPadding, _name))
 
 
 def canonical(name: str) -> str:

@@ -1,4 +1,4 @@
-"""PartialConv2d: a convolution that treats its padding as holes."""
+"""Partial padding: a convolution that treats its padding as holes. `PartialConv2d`, and the same for any subclass."""
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,31 @@ def rescale_border(
     return torch.where(r == 1, y, (y - b) * r + b * (r != 0))
 
 
-class PartialConv2d(nn.Conv2d):
+class PartialPadding:
+    """What partial padding adds to a convolution class: placed before it in a class's bases.
+
+    The class's own forward runs with its zero padding, however it makes its weights, and the border is rescaled.
+    """
+
+    pcpad_power = 1.0
+    pcpad_pads = None
+    """For a class that does not pad by `padding`: a function of the convolution and its input's height and width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if self.pcpad_pads is None:
+            pads = conv_pads(self.padding, self.kernel_size, self.dilation)
+        else:
+            pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
+        if not any(pads):
+            return y
+        return rescale_border(y, x, self.bias, self.kernel_size, self.stride, self.dilation, pads, self.pcpad_power)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", power={self.pcpad_power}" if self.pcpad_power != 1 else "")
+
+
+class PartialConv2d(PartialPadding, nn.Conv2d):
     """An ``nn.Conv2d`` whose zero padding is replaced by partial convolution based padding.
 
     ``y = (W . x) * (K / n) ** power + b``, where n of the K = kh * kw taps lie inside the image; y = 0 where none
@@ -96,7 +120,7 @@ class PartialConv2d(nn.Conv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
-        self.power = float(power)
+        self.pcpad_power = float(power)
 
     @staticmethod
     def check_power(power: float) -> None:
@@ -104,12 +128,7 @@ class PartialConv2d(nn.Conv2d):
         if not isinstance(power, (int, float)) or not 0 <= power < float("inf"):
             raise ValueError(f"power must be a finite number of at least 0 (1 is the paper's), not {power!r}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        pads = conv_pads(self.padding, self.kernel_size, self.dilation)
-        if not any(pads):
-            return y
-        return rescale_border(y, x, self.bias, self.kernel_size, self.stride, self.dilation, pads, self.power)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + (f", power={self.power}" if self.power != 1 else "")
+    @property
+    def power(self) -> float:
+        """Exponent of the ratio."""
+        return self.pcpad_power

@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What convert did to one convolution or average pool.
+    """What convert did to one convolution, or to another module that pads.
 
     Attributes:
         name: its first qualified name in the model; empty for the model itself.
         aliases: the other names that the same module is registered under.
         kind: class before any conversion.
-        kernel_size, stride: ``(height, width)``.
-        padding: ``(height, width)``, ``"same"`` or ``"valid"``, as the module holds it.
+        is_conv: whether it is a Conv2d.
+        kernel_size, stride: ``(height, width)``, or as many numbers as the module has dimensions; None where it has
+            none.
+        padding: as the module holds it, or ``"dynamic"`` where it follows the input size, as TensorFlow's "SAME".
         action: ``"converted"``, ``"kept"`` (had the mode already), ``"restored"`` (a pool) or ``"left"``.
         reason: why, where that is not plain.
     """
@@ -20,9 +22,10 @@ class LayerReport:
     name: str
     aliases: tuple[str, ...]
     kind: str
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: str | tuple[int, int]
+    is_conv: bool
+    kernel_size: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
+    padding: str | tuple[int, ...] | None
     action: str
     reason: str
 
@@ -34,7 +37,8 @@ class SurgeryReport:
     Attributes:
         model: class of the model.
         mode, power, on_small: as given to convert.
-        layers: one entry for each convolution and average pool, in the model's order.
+        layers: one entry for each convolution and each other module that pads, in the model's order.
+        folded: names of the blocks whose branches look folded into one kernel already.
     """
 
     model: str
@@ -42,6 +46,7 @@ class SurgeryReport:
     power: float
     on_small: str
     layers: tuple[LayerReport, ...]
+    folded: tuple[str, ...] = ()
 
     @property
     def converted(self) -> list[str]:
@@ -51,35 +56,50 @@ class SurgeryReport:
     @property
     def num_convs(self) -> int:
         """Number of convolution modules seen."""
-        return sum(layer.kind != "AvgPool2d" for layer in self.layers)
+        return sum(layer.is_conv for layer in self.layers)
 
     @property
     def summary(self) -> str:
         """One line: how many convolutions were converted."""
-        convs = [layer for layer in self.layers if layer.kind != "AvgPool2d"]
+        convs = [layer for layer in self.layers if layer.is_conv]
         done = sum(layer.action == "converted" for layer in convs)
         kept = sum(layer.action == "kept" for layer in convs)
         already = f", {kept} had the mode already" if kept else ""
         return f"{self.mode} padding: {done} of {len(convs)} convolutions converted{already}"
+
+    @property
+    def warning(self) -> str:
+        """What the user must know of the result; empty if nothing."""
+        if not self.folded or self.mode != "partial":
+            return ""
+        some = ", ".join(name or "the model" for name in self.folded[:3]) + (", ..." if len(self.folded) > 3 else "")
+        return (
+            f"{self.model} looks folded already ({some}): its kernels hold identity or side branches, which partial "
+            "padding rescales with the rest, and the ratios compound from block to block. Convert the form that is "
+            "trained, before reparameterize or fuse; reflect, replicate and circular are exact on a folded model too"
+        )
 
     def to_dict(self) -> dict:
         """The report as plain dicts and lists."""
         return asdict(self)
 
     def __str__(self) -> str:
+        def cell(value) -> str:
+            return value if isinstance(value, str) else "x".join(map(str, value or ()))
+
         head = ("layer", "class", "kernel", "stride", "padding", "action", "reason")
         rows = [head] + [
             (
                 (layer.name or "(model)") + (f" (+{len(layer.aliases)} names)" if layer.aliases else ""),
                 layer.kind,
-                "x".join(map(str, layer.kernel_size)),
-                "x".join(map(str, layer.stride)),
-                layer.padding if isinstance(layer.padding, str) else "x".join(map(str, layer.padding)),
+                cell(layer.kernel_size),
+                cell(layer.stride),
+                cell(layer.padding),
                 layer.action,
                 layer.reason,
             )
             for layer in self.layers
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.summary, *lines])
+        lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([self.summary, *([f"warning: {self.warning}"] if self.warning else []), *lines])

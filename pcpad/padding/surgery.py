@@ -1,5 +1,6 @@
 """convert: rewrite every Conv2d of a model to a padding mode, in place, and change nothing else."""
 
+import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -7,12 +8,15 @@ import torch
 from torch import nn
 
 from pcpad.padding.coverage import conv_pads
-from pcpad.padding.filled import FilledConv2d
+from pcpad.padding.filled import FilledPadding
+from pcpad.padding.folding import folded, guard_folding
+from pcpad.padding.handlers import HANDLERS, behaviour_of, derive, original_class, put_class, qualified
 from pcpad.padding.modes import PADDING_MODES, PaddingMode, canonical
-from pcpad.padding.partial import PartialConv2d
+from pcpad.padding.padders import describe
+from pcpad.padding.partial import PartialConv2d, PartialPadding
+from pcpad.padding.pools import count_padding, is_average_pool, judge_pool
 from pcpad.padding.report import LayerReport, SurgeryReport
 
-OURS = (PartialConv2d, FilledConv2d)
 WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "convert model.module, or convert before wrapping",
     "torch.nn.parallel.data_parallel.DataParallel": "convert model.module, or convert before wrapping",
@@ -31,12 +35,16 @@ def convert(
     on_small: str = "raise",
     power: float = 1.0,
 ) -> SurgeryReport:
-    """Rewrite every padded ``nn.Conv2d`` of `model` to a padding mode, in place.
+    """Rewrite every padded convolution (``nn.Conv2d``) of `model` to a padding mode, in place.
 
     Parameters, state-dict keys, hooks, train/eval and requires_grad flags stay the objects they were; a module that
     is registered under several names is converted once; `model` may itself be a convolution. Converting again, to
     the same or another mode, is fine, and converting to ``"zeros"`` gives the original outputs bit for bit. On an
     error nothing has been changed.
+
+    timm's subclasses of ``nn.Conv2d`` are known; others are added with `register_conv`. Modules that pad and are no
+    Conv2d stay as they are and stand in the report. Methods that fold convolutions into others (``fuse``,
+    ``reparameterize``) are refused while a block holds a converted convolution.
 
     Args:
         model: any module; not wrapped (DDP, FSDP, DataParallel), compiled or scripted.
@@ -50,13 +58,16 @@ def convert(
         power: exponent of the ratio of ``"partial"``: 1 is the paper's, 0.5 keeps the variance, 0 is zero padding.
 
     Returns:
-        What was done to every convolution and average pool, and why; prints as a table.
+        What was done to every convolution and every other module that pads, and why; prints as a table.
 
     Raises:
         TypeError: `model` is not an ``nn.Module``.
         ValueError: an unknown mode or option; a glob that matches nothing; a wrapped, compiled or scripted model; a
             subclass of ``nn.Conv2d`` that pcpad does not know; a mode other than ``"zeros"`` that would change
             nothing because no convolution pads.
+
+    Warns:
+        UserWarning: partial padding of a model whose identity branches were folded into its kernels already.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1))
     >>> print(convert(net, "partial").summary)
@@ -74,12 +85,16 @@ def convert(
 
     names = module_names(model)
     chosen = select(names, include, exclude)
-    plan = [
-        (module, layer_report(module, paths, mode, module in chosen, pools))
-        for module, paths in names.items()
-        if isinstance(module, nn.Conv2d) or type(module) is nn.AvgPool2d
-    ]
-    report = SurgeryReport(type(model).__qualname__, mode, float(power), on_small, tuple(r for _, r in plan))
+    planned = [(m, layer_report(m, paths, mode, m in chosen, pools)) for m, paths in names.items()]
+    plan = [(module, layer) for module, layer in planned if layer is not None]
+    report = SurgeryReport(
+        model=type(model).__qualname__,
+        mode=mode,
+        power=float(power),
+        on_small=on_small,
+        layers=tuple(layer for _, layer in plan),
+        folded=tuple(folded(model)),
+    )
     if mode != "zeros" and not any(layer.action in ("converted", "kept") for layer in report.layers):
         raise ValueError(
             f"convert(model, {mode!r}) would change nothing: none of the {report.num_convs} convolutions of "
@@ -87,7 +102,13 @@ def convert(
         )
     for module, layer in plan:  # nothing raises from here on, so a model is never left half converted
         if layer.action in ("converted", "kept", "restored"):
-            apply(module, PADDING_MODES[mode], layer.name, float(power), on_small, pools)
+            if isinstance(module, nn.Conv2d):
+                put_mode(module, PADDING_MODES[mode], layer.name, float(power), on_small)
+            elif layer.action != "kept":
+                count_padding(module, layer.action == "restored")
+    guard_folding(model)
+    if report.warning:
+        warnings.warn(report.warning, stacklevel=2)
     return report
 
 
@@ -122,7 +143,7 @@ def select(names: dict[nn.Module, list[str]], include, exclude) -> set[nn.Module
         found = set()
         for glob in [globs] if isinstance(globs, str) else globs:
             hits = {module for module, paths in names.items() if any(fnmatchcase(path, glob) for path in paths)}
-            if not any(isinstance(module, (nn.Conv2d, nn.AvgPool2d)) for module in hits):
+            if not any(isinstance(module, nn.Conv2d) or is_average_pool(module) for module in hits):
                 examples = [p[0] for m, p in names.items() if isinstance(m, nn.Conv2d)][:3]
                 raise ValueError(
                     f"{option}={glob!r} matches no convolution; names look like {', '.join(map(repr, examples))}"
@@ -134,83 +155,97 @@ def select(names: dict[nn.Module, list[str]], include, exclude) -> set[nn.Module
     return chosen if exclude is None else chosen - matching(exclude, "exclude")
 
 
-def layer_report(module: nn.Module, paths: list[str], mode: str, chosen: bool, pools: bool) -> LayerReport:
-    """What is to be done to one convolution or average pool, and why."""
+def layer_report(module: nn.Module, paths: list[str], mode: str, chosen: bool, pools: bool) -> LayerReport | None:
+    """What is to be done to one module, and why; None for a module that is no convolution and does not pad."""
     if isinstance(module, nn.Conv2d):
-        action, reason = judge_conv(module, paths[0], mode, chosen)
+        verdict = judge_conv(module, paths[0], mode, chosen)
+    elif is_average_pool(module):
+        verdict = judge_pool(module, chosen and pools)
     else:
-        action, reason = judge_pool(module, chosen and pools)
-    kind = nn.Conv2d if type(module) in OURS else type(module)
+        reason = describe(module)
+        verdict = reason and ("left", reason)
+    if not verdict:
+        return None
     return LayerReport(
         name=paths[0],
         aliases=tuple(paths[1:]),
-        kind=kind.__qualname__,
-        kernel_size=pair(module.kernel_size),
-        stride=pair(module.stride),
-        padding=module.padding if isinstance(module.padding, str) else pair(module.padding),
-        action=action,
-        reason=reason,
+        kind=original_class(module).__qualname__,
+        is_conv=isinstance(module, nn.Conv2d),
+        kernel_size=numbers(getattr(module, "kernel_size", None)),
+        stride=numbers(getattr(module, "stride", None)),
+        padding=padding_shown(module),
+        action=verdict[0],
+        reason=verdict[1],
     )
 
 
 def judge_conv(conv: nn.Conv2d, name: str, mode: str, chosen: bool) -> tuple[str, str]:
     """Action and reason for one convolution."""
+    original, current = original_class(conv), behaviour_of(conv)
     if not chosen:
         return "left", "not selected"
-    if type(conv) is not nn.Conv2d and type(conv) not in OURS:
+    if qualified(original) not in HANDLERS:
         if mode == "zeros":
             return "left", "not converted by pcpad"
-        kind = f"{type(conv).__module__}.{type(conv).__qualname__}"
-        raise ValueError(
-            f"layer {name!r} is a {kind}, a subclass of torch.nn.Conv2d that pcpad does not know: it may compute its "
-            f"weights or its padding in its own way. Leave it as it is with exclude={name!r}"
-        )
-    if not any(conv_pads(conv.padding, conv.kernel_size, conv.dilation)):
+        raise ValueError(unknown_class(name, original))
+    if not may_pad(conv):
         return "left", "pads nothing"
-    if type(conv) is nn.Conv2d and conv.padding_mode != "zeros":
-        return "left", f"pads with {conv.padding_mode!r} by its own design"
-    if mode == "zeros" and type(conv) is nn.Conv2d:
+    if current is None and conv.padding_mode != "zeros":
+        if original is nn.Conv2d:
+            return "left", f"pads with {conv.padding_mode!r} by its own design"
+        return "left", f"has padding_mode={conv.padding_mode!r}, which {original.__qualname__} does not follow"
+    if mode == "zeros" and current is None:
         return "left", "has zeros already"
-    same = type(conv) is PADDING_MODES[mode].conv_class and conv.padding_mode == PADDING_MODES[mode].padding_mode
+    same = current is PADDING_MODES[mode].behaviour and conv.padding_mode == PADDING_MODES[mode].padding_mode
     return ("kept", "has the mode already") if same else ("converted", "")
 
 
-def judge_pool(pool: nn.AvgPool2d, wanted: bool) -> tuple[str, str]:
-    """Action and reason for one average pool."""
-    ours = hasattr(pool, "pcpad_counted_padding")
-    if not any(pair(pool.padding)):
-        return "left", "pads nothing"
-    if wanted:
-        counts = pool.count_include_pad
-        return ("converted", "no longer counts its padding") if counts or ours else ("left", "does not count padding")
-    if ours:
-        return "restored", "counts its padding again"
+def unknown_class(name: str, kind: type) -> str:
+    """The message for a subclass of Conv2d that has no handler, with the way to give it one."""
+    if issubclass(kind, nn.LazyConv2d):
+        return f"layer {name!r} is a LazyConv2d that has seen no input yet: run one forward pass first, then convert"
     return (
-        "left",
-        "counts its padding (pools=True changes that)" if pool.count_include_pad else "does not count padding",
+        f"layer {name!r} is a {qualified(kind)}, a subclass of torch.nn.Conv2d that pcpad does not know: it may make "
+        f"its weights or its padding in its own way. If its forward is a zero-padded convolution, say so with "
+        f"pcpad.register_conv({kind.__name__}); add weight=lambda conv: ... where it convolves with other weights than "
+        "conv.weight, and pads=lambda conv, height, width: (top, bottom, left, right) where it does not pad by "
+        f"conv.padding. Or leave the layer as it is with exclude={name!r}"
     )
 
 
-def apply(module: nn.Module, mode: PaddingMode, name: str, power: float, on_small: str, pools: bool) -> None:
-    """Put one convolution or average pool into `mode`."""
-    if isinstance(module, nn.AvgPool2d):
-        module.count_include_pad = not pools
-        if pools:
-            module.pcpad_counted_padding = True
-        else:
-            del module.pcpad_counted_padding
-        return
-    for attribute in ("power", "on_small", "layer"):
-        vars(module).pop(attribute, None)
-    # Another class on the same object, not another object: hooks, references and optimizers stay valid.
-    module.__class__ = mode.conv_class
-    module.padding_mode = mode.padding_mode
-    if mode.conv_class is PartialConv2d:
-        module.power = power
-    elif mode.conv_class is FilledConv2d:
-        module.on_small, module.layer = on_small, name
+def may_pad(conv: nn.Conv2d) -> bool:
+    """Whether a convolution pads an input of some size."""
+    pads = HANDLERS[qualified(original_class(conv))].pads
+    if pads is None:
+        return any(conv_pads(conv.padding, conv.kernel_size, conv.dilation))
+    return any(any(pads(conv, size, size)) for size in range(1, 1 + max(*conv.stride, 1) * 2))
 
 
-def pair(value) -> tuple[int, int]:
-    """An int or a pair as a pair."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+def put_mode(conv: nn.Conv2d, mode: PaddingMode, name: str, power: float, on_small: str) -> None:
+    """Put one convolution into a mode."""
+    for attribute in ("pcpad_power", "pcpad_on_small", "pcpad_layer"):
+        vars(conv).pop(attribute, None)
+    put_class(conv, derive(mode.behaviour, original_class(conv)))
+    conv.padding_mode = mode.padding_mode
+    if mode.behaviour is PartialPadding:
+        conv.pcpad_power = power
+    elif mode.behaviour is FilledPadding:
+        conv.pcpad_on_small, conv.pcpad_layer = on_small, name
+
+
+def padding_shown(module: nn.Module) -> str | tuple[int, ...] | None:
+    """A module's padding as it holds it; ``"same"`` where it follows the input size."""
+    handler = HANDLERS.get(qualified(original_class(module)))
+    if (handler and handler.pads and getattr(module, "same_pad", True)) or getattr(module, "dynamic_padding", False):
+        return "dynamic"
+    padding = getattr(module, "padding", None)
+    return padding if isinstance(padding, str) else numbers(padding)
+
+
+def numbers(value) -> tuple[int, ...] | None:
+    """An int as a pair, a sequence as a tuple of ints, anything else as None."""
+    if isinstance(value, int):
+        return (value, value)
+    if isinstance(value, (tuple, list)) and all(isinstance(one, int) for one in value):
+        return tuple(value)
+    return None

@@ -1,0 +1,80 @@
+"""Blocks that fold their convolutions into one (RepVGG's reparameterization and its kin), before and after surgery.
+
+Folding builds a plain convolution from the weights of several. It would drop a filling mode without a word, and for
+partial padding no folded kernel is right: the branches of a block have different kernels, hence different ratios.
+"""
+
+import inspect
+from functools import cache
+
+from torch import nn
+
+from pcpad.padding.handlers import behaviour_of
+
+FOLDING = ("fuse", "fuse_model", "reparameterize", "switch_to_deploy", "convert_to_deploy")
+"""Names that timm, torchvision and the papers' code give to the method that folds."""
+
+SELF_REPLACING = {"timm.models.repvit": "RepVggDw", "timm.models.shvit": "Residual", "timm.models.iformer": "RepCPE"}
+"""timm's files whose blocks with an identity branch turn into a plain convolution, to a class that is gone then."""
+
+
+class Refusal:
+    """What stands in the place of a folding method of a converted block. It can be copied and pickled."""
+
+    def __init__(self, kind: str, method: str):
+        self.kind, self.method = kind, method
+
+    def __call__(self, *_, **__):
+        raise ValueError(
+            f"{self.kind}.{self.method}() is refused after pcpad.convert: it would build a convolution with zero "
+            "padding (the mode would be lost), and with partial padding the folded branches have different ratios, so "
+            "that no single kernel equals them. Keep the model as it is, or go back with "
+            "pcpad.convert(model, 'zeros') and fold then"
+        )
+
+
+@cache
+def folding_methods(kind: type) -> list[str]:
+    """Names of the methods of a module class that fold it: of a known name, and taking nothing that they must have."""
+    found = []
+    for name in FOLDING:
+        method = getattr(kind, name, None)
+        if inspect.isfunction(method):
+            needed = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+            if len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]) <= 1:
+                found.append(name)
+    return found
+
+
+def guard_folding(model: nn.Module) -> None:
+    """Refuse the folding methods of every module that holds a converted convolution, allow those of the others."""
+    for module in model.modules():
+        methods = folding_methods(type(module))
+        if methods:
+            converted = any(behaviour_of(m) for m in module.modules() if isinstance(m, nn.Conv2d))
+            for name in methods:
+                if converted:
+                    vars(module)[name] = Refusal(type(module).__qualname__, name)
+                elif isinstance(vars(module).get(name), Refusal):
+                    del vars(module)[name]
+
+
+def folded(model: nn.Module) -> list[str]:
+    """Names of the blocks that look folded already, identity and side branches included; ``""`` for the model."""
+    sources = {type(module).__module__ for module in model.modules()}
+    parts = {f"{type(module).__module__}.{type(module).__qualname__}" for module in model.modules()}
+    gone = any(source in sources and f"{source}.{part}" not in parts for source, part in SELF_REPLACING.items())
+    return ([""] if gone else []) + [name for name, module in model.named_modules() if says_folded(module)]
+
+
+def says_folded(module: nn.Module) -> bool:
+    """Whether a block's own attributes say that it was folded in place."""
+    own = vars(module)
+    return (
+        isinstance(getattr(module, "reparam_conv", None), nn.Module)  # RepVGG, MobileOne, FastViT
+        or own.get("fused") is True  # EfficientViM
+        or own.get("deploy") is True  # the papers' own code
+        or (own.get("infer_mode") is True and not hasattr(module, "cheap_rpr_conv"))  # GhostNetV3
+        or isinstance(own.get("fusion_conv"), list)  # RepGhost
+        or (own.get("dw_conv_list", module) is None and type(getattr(module, "dw_conv", None)) is nn.Conv2d)  # LCNetV2
+    )

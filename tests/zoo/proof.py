@@ -1,0 +1,268 @@
+"""The proof for one model: in every padding mode it equals a model of which nothing was converted."""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+import pcpad
+from pcpad.padding.sizes import smallest_size
+from tests.zoo import models, oracle
+from tests.zoo.redraw import redraw
+
+LAYER_BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""Largest relative error of one convolution's output, given the oracle's input."""
+RESULT_BOUND = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""Largest relative error of the model's result, where the errors of all layers have met."""
+NOISE = {torch.float64: 1e-15, torch.float32: 1e-6}
+"""Relative noise on each layer that stands for its rounding."""
+
+
+class ProofFailed(AssertionError):
+    """A model for which the surgery is wrong, or for which the proof proves nothing."""
+
+
+@dataclass
+class Proof:
+    """What was proved of one model.
+
+    Attributes:
+        convs: number of Conv2d modules. padded: of them those that pad, all of which are converted.
+        sizes: padding mode to the side of the input, in pixels; None where no side lets the mode fill every map, and
+            the proof was made at the model's own side with ``on_small="replicate"``.
+        layer_error: padding mode to the worst relative error of a converted convolution's own output.
+        result_error: padding mode to the relative error of the model's result.
+        refused: filling mode to the side just below, where the named error was raised; None where there is none.
+        noise: padding mode to how far noise of rounding size on each layer moves the result, where its error is above
+            the bound.
+        idle: names of padded convolutions that the model never calls in eval mode.
+    """
+
+    convs: int = 0
+    padded: int = 0
+    sizes: dict[str, int | None] = field(default_factory=dict)
+    layer_error: dict[str, float] = field(default_factory=dict)
+    result_error: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, int | None] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+
+
+def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest difference over the largest magnitude; infinite for another shape or where one is not finite."""
+    if got.shape != wanted.shape or not bool(got.isfinite().all() & wanted.isfinite().all()):
+        return float("inf")
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-300)) if got.numel() else 0.0
+
+
+def worst(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """The worst relative error of several tensors; there must be something to compare."""
+    if len(got) != len(wanted) or not sum(t.numel() for t in wanted):
+        return float("inf")
+    return max(relative(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def demands(entry: models.Entry, model: nn.Module, size: int, device) -> list[tuple] | None:
+    """Input size and pads of every call of a padded convolution, or None where the model does not run."""
+    calls = []
+
+    def hook(conv, inputs, _):
+        height, width = inputs[0].shape[-2:]
+        calls.append(((height, width), oracle.pads_of(conv, (height, width))))
+
+    try:
+        with torch.no_grad(), oracle.hooked(oracle.padded_convs(model), hook):
+            models.run(entry, model, size, device)
+    except Exception:  # whatever a library raises for a size that it cannot take
+        return None
+    return calls
+
+
+def find_sizes(entry: models.Entry, modes) -> tuple[dict[str, int], dict[str, int | None]]:
+    """For each mode the smallest side at which the model runs and fills, and the next smaller one that runs."""
+    device, model = "meta", models.build_on_meta(entry)
+    own = models.own_size(entry, model)
+    if demands(entry, model, own, device) is None and demands(entry, model, 2 * own, device) is None:
+        device, model = "cpu", models.build(entry)  # detectors look at the values of their boxes
+    known: dict[int, list | None] = {}
+
+    def calls(size: int):
+        if size not in known:
+            fixed = models.fixed_size(entry) and size != own
+            known[size] = None if fixed else demands(entry, model, size, device)
+        return known[size]
+
+    def fit(made: list | None, mode: str) -> bool | None:
+        return None if made is None else all(oracle.fillable(size, pads, mode) for size, pads in made)
+
+    sizes, below = {}, {}
+    for mode in modes:
+        found = smallest_size(lambda s, mode=mode: fit(calls(s), mode), own)
+        sizes[mode], below[mode] = found
+        if sizes[mode] is None and models.fixed_size(entry):
+            below[mode] = own
+    return sizes, below
+
+
+def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES)) -> Proof:
+    """Prove one model, in float64 where it can be (`models.dtype_of`); every parameter and buffer is redrawn.
+
+    Raises:
+        ProofFailed: names the mode, the layer and the error.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(models.dtype_of(entry))
+    try:
+        return prove_in_default_dtype(entry, modes)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def prove_in_default_dtype(entry: models.Entry, modes) -> Proof:
+    """`prove`, without the choice of the dtype."""
+    sizes, below = find_sizes(entry, modes)
+    model = models.build(entry, sizes["zeros"])
+    redraw(model)
+    names = oracle.padded_convs(model)
+    proof = Proof(convs=len({m for m in model.modules() if isinstance(m, nn.Conv2d)}), padded=len(names), sizes=sizes)
+    identities = {name: id(p) for name, p in model.named_parameters()}
+    keys = list(model.state_dict())
+    pending = set(names)  # convolutions that have not yet been seen to matter
+    with torch.no_grad():
+        for mode in modes:
+            size = sizes[mode] or models.own_size(entry, model)
+            check_mode(entry, model, names, mode, size, proof)
+            if {name: id(p) for name, p in model.named_parameters()} != identities:
+                raise ProofFailed(f"{mode}: the parameters are not the same objects")
+            if list(model.state_dict()) != keys:
+                raise ProofFailed(f"{mode}: the state dict has other keys")
+            if mode != "zeros" and pending:
+                pending -= find_influential(entry, model, pending, mode, size)
+            pcpad.convert(model, "zeros")
+            if below[mode] is not None:
+                check_refusal(entry, model, names, mode, below[mode])
+                proof.refused[mode] = below[mode]
+        check_influence(entry, model, names, pending, proof)
+    return proof
+
+
+def check_mode(entry, model, names, mode, size, proof) -> None:
+    """Compare a conversion to one mode with the oracle, layer by layer and in the result, and undo it bit for bit."""
+
+    def forward(m):
+        return models.run(entry, m, size)
+
+    untouched = forward(model)
+    wanted, outputs = oracle.oracle_run(model, names, forward, mode)
+    on_small = "raise" if proof.sizes[mode] else "replicate"
+    report = pcpad.convert(model, mode, on_small=on_small)
+    if mode != "zeros" and set(report.converted) != set(names.values()):
+        raise ProofFailed(f"{mode}: converted {sorted(set(report.converted) ^ set(names.values()))} differently")
+    position, errors = 0, [0.0]
+
+    def hook(conv, _, got):
+        nonlocal position
+        expected_conv, expected = outputs[position]
+        position += 1
+        error = relative(got, expected) if conv is expected_conv else float("inf")
+        if not error <= LAYER_BOUND[expected.dtype]:
+            raise ProofFailed(f"{mode} at {size}: layer {names[conv]!r} ({type(conv).__name__}) is off by {error:.3g}")
+        errors.append(error)
+        return expected.clone()  # so that the next layer starts from the oracle's input
+
+    with oracle.hooked(names, hook):
+        forward(model)
+    if position != len(outputs):
+        raise ProofFailed(f"{mode} at {size}: {position} calls of converted convolutions, not {len(outputs)}")
+    proof.layer_error[mode] = max(errors)
+    proof.result_error[mode] = worst(forward(model), wanted)
+    bound = RESULT_BOUND[models.dtype_of(entry)]
+    if not proof.result_error[mode] <= bound and not ill_conditioned(model, names, forward, mode, wanted, proof):
+        raise ProofFailed(f"{mode} at {size}: the result is off by {proof.result_error[mode]:.3g}")
+    pcpad.convert(model, "zeros")
+    if not all(torch.equal(a, b) for a, b in zip(forward(model), untouched, strict=True)):
+        raise ProofFailed(f"{mode} at {size}: back at zeros the result is not the untouched model's, bit for bit")
+    pcpad.convert(model, mode, on_small=on_small)
+
+
+def ill_conditioned(model, names, forward, mode, wanted, proof) -> bool:
+    """Whether rounding explains the error of the result: noise of its size on each layer moves the oracle's as much."""
+    generator = torch.Generator().manual_seed(3)
+
+    def noise(_, __, y):
+        return y * (1 + NOISE[y.dtype] * torch.randn(y.shape, generator=generator))
+
+    def hook(conv, inputs, y):
+        return noise(conv, inputs, oracle.convolve(conv, inputs[0], mode))
+
+    pcpad.convert(model, "zeros")
+    with oracle.hooked(names, hook):
+        moved = worst(forward(model), wanted)
+    pcpad.convert(model, mode, on_small="raise" if proof.sizes[mode] else "replicate")
+    proof.noise[mode] = moved
+    return proof.result_error[mode] <= 10 * moved
+
+
+def check_refusal(entry, model, names, mode, size) -> None:
+    """At a size where a map is too small to be filled, the error must name the layer, the map and the way out."""
+    pcpad.convert(model, mode)
+    try:
+        models.run(entry, model, size)
+    except ValueError as error:
+        named = re.search(r"cannot fill layer '([^']*)': its input map is \d+x\d+ .* at least \d+x\d+", str(error))
+        if not named or named[1] not in names.values():
+            raise ProofFailed(f"{mode} at {size}: the error does not name the layer: {error}") from error
+    else:
+        raise ProofFailed(f"{mode} at {size}: no error, though a map is too small to be filled")
+    finally:
+        pcpad.convert(model, "zeros")
+
+
+def half_doubled(y: torch.Tensor, factor=2.0) -> torch.Tensor:
+    """A layer's output with half of its elements, at random, doubled: a norm that follows undoes the doubling of all."""
+    half = torch.rand(y.shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    return torch.where(half, y * factor, y)
+
+
+def find_influential(entry, model, convs, mode, size) -> set[nn.Module]:
+    """The convolutions that move the result when `half_doubled`: by the derivative, which costs one pass for all."""
+    scale = {conv: torch.ones((), requires_grad=True) for conv in convs}
+
+    def hook(conv, _, y):
+        return half_doubled(y, scale[conv])
+
+    with torch.enable_grad(), oracle.hooked(convs, hook):
+        result = models.run(entry, model, size)
+        weights = [torch.rand(t.shape, generator=torch.Generator().manual_seed(2)) for t in result]
+        total = sum((t * w).sum() for t, w in zip(result, weights, strict=True) if t.requires_grad)
+    if not isinstance(total, torch.Tensor):
+        return set()
+    slopes = torch.autograd.grad(total, list(scale.values()), allow_unused=True)
+    bound = RESULT_BOUND[models.dtype_of(entry)] * float(total.abs())
+    return {conv for conv, slope in zip(scale, slopes, strict=True) if slope is not None and abs(float(slope)) > bound}
+
+
+def check_influence(entry, model, names, pending, proof) -> None:
+    """Double half of each output that has not yet been seen to matter; raise where the result stays the same."""
+    sizes = sorted({s for s in proof.sizes.values() if s} | {models.own_size(entry, model)})
+    pcpad.convert(model, "partial")
+    for conv in sorted(pending, key=lambda c: names[c]):
+        called = False
+
+        def double(_, __, y):
+            nonlocal called
+            called = True
+            return half_doubled(y)
+
+        for size in sizes:
+            plain = models.run(entry, model, size)
+            with oracle.hooked([conv], double):
+                doubled = models.run(entry, model, size)
+            if worst(doubled, plain) > RESULT_BOUND[models.dtype_of(entry)]:
+                break
+        else:
+            if called:
+                raise ProofFailed(f"vacuous: doubling the output of {names[conv]!r} leaves the result as it is")
+            proof.idle.append(names[conv])
+    pcpad.convert(model, "zeros")
