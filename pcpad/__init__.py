@@ -7,9 +7,10 @@ _EXPORTS = {
     "PartialConv2d": "pcpad.padding",
     "SurgeryReport": "pcpad.padding",
     "convert": "pcpad.padding",
+    "inspect": "pcpad.padding",
     "register_conv": "pcpad.padding",
 }
-__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "register_conv"]
+__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "inspect", "register_conv"]
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""The command line: pcpad train | eval. Parses settings, runs one command, turns a user's mistake into one message."""
+"""The command line: pcpad train | eval | inspect. Parses settings, runs a command, turns a mistake into one message."""
 
 import os
 import re
@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
-from pcpad.config import EvalSettings, TrainSettings, nearest, yaml_text
+from pcpad.config import EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
 
 # No torch here: --help and a misspelt option must not wait for it.
 
 COMMANDS = {
     "train": "train one network with one padding, evaluate and record it",
     "eval": "evaluate a run, or a model with weights, over paddings and sizes",
+    "inspect": "show what a padding mode would do to each layer of a model, without weights",
 }
 USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:8}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
@@ -47,7 +48,13 @@ def run(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
-        settings = train_settings(rest) if command == "train" else parse(EvalSettings, rest, command)
+        if command == "train":
+            settings = train_settings(rest)
+        elif command == "eval":
+            settings = parse(EvalSettings, rest, command)
+        else:
+            first = ["--model", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(InspectSettings, first, command)
         if settings is None:  # after --help
             return 0
         if "--print_config" in rest:
@@ -60,6 +67,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.training.run import train
 
             train(settings)
+        elif command == "inspect":
+            from pcpad.inspection import inspect_model
+
+            inspect_model(settings)
         else:
             from pcpad.evaluation.run import evaluate
 

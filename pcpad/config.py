@@ -267,6 +267,27 @@ class EvalSettings:
                 raise ValueError(f"give --{one} or --{many}, not both")
 
 
+@dataclass(frozen=True)
+class InspectSettings:
+    """What a padding mode would do to a model: from its shapes alone, without weights or data."""
+
+    model: str | None = None
+    """`resnet50`, `torchvision/NAME` (detectors and segmentation too) or `timm/NAME`; or the first word of the call."""
+    padding: str = "partial"
+    """Padding mode to look at."""
+    size: int | None = None
+    """Side of the image in pixels; the model's own if not given."""
+    search: bool = True
+    """Look for the smallest input that works, for each layer and for the model."""
+    out: str | None = aside(None)
+    """Also write the inspection as JSON to this file."""
+
+    def __post_init__(self):
+        check_size(self.size)
+        if self.model is None:
+            raise ValueError("say which model: pcpad inspect NAME")
+
+
 def to_dict(settings, *, result_only: bool = False) -> dict[str, Any]:
     """Settings as plain dicts and lists; `result_only` leaves out what does not change a result."""
     out = {}

@@ -29,8 +29,11 @@ class ModelName:
         return f"{self.library}/{self.name}"
 
 
-def resolve(name: str) -> ModelName:
+def resolve(name: str, any_task: bool = False) -> ModelName:
     """Find a model; a bare name means torchvision where it has it (the paper's networks), else timm.
+
+    Args:
+        any_task: torchvision's segmentation and detection models too.
 
     Raises:
         ValueError: an unknown library or name; suggests the nearest.
@@ -38,7 +41,7 @@ def resolve(name: str) -> ModelName:
     library, _, bare = name.rpartition("/")
     if library not in ("", "torchvision", "timm"):
         raise ValueError(f"unknown model library {library!r} in {name!r}: use torchvision/NAME or timm/NAME")
-    if library != "timm" and bare in torchvision_names():
+    if library != "timm" and bare in torchvision_names(any_task):
         return ModelName("torchvision", bare)
     if library != "torchvision":
         import timm
@@ -51,17 +54,18 @@ def resolve(name: str) -> ModelName:
                     f"timm has no weights {tag!r} of {arch}: choose from {', '.join(tags)}{nearest(tag, tags)}"
                 )
             return ModelName("timm", bare)
-        known = [*timm.list_models(), *(torchvision_names() if not library else [])]
+        known = [*timm.list_models(), *(torchvision_names(any_task) if not library else [])]
     else:
-        known = torchvision_names()
+        known = torchvision_names(any_task)
     raise ValueError(f"unknown model {name!r}{nearest(bare.partition('.')[0], known)}")
 
 
-def torchvision_names() -> list[str]:
-    """Torchvision's classification networks."""
+def torchvision_names(any_task: bool = False) -> list[str]:
+    """Torchvision's classification networks; with `any_task` its segmentation and detection models too."""
     from torchvision import models
 
-    return models.list_models(module=models)
+    tasks = [models, models.segmentation, models.detection] if any_task else [models]
+    return [name for task in tasks for name in models.list_models(module=task)]
 
 
 def build(name: ModelName, num_classes: int, weights: str | None = None, reset_head: bool = False) -> nn.Module:
@@ -142,6 +146,31 @@ def create(name: ModelName, num_classes: int) -> nn.Module:
 
     extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
     return models.get_model(name.name, weights=None, num_classes=num_classes, **extra)
+
+
+def build_on_meta(name: ModelName) -> nn.Module:
+    """A model of any task without memory for its weights, in eval mode: for shapes only."""
+    extra = {}
+    if name.library == "torchvision":
+        from torchvision import models
+
+        if name.name not in torchvision_names():
+            extra = {"weights_backbone": None}
+        elif name.name in AUXILIARY:
+            extra = {"aux_logits": False, "init_weights": False}
+
+    def construct() -> nn.Module:
+        if name.library == "timm":
+            import timm
+
+            return timm.create_model(name.name, pretrained=False)
+        return models.get_model(name.name, weights=None, **extra)
+
+    try:
+        with torch.device("meta"):
+            return construct().eval()
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
+        return construct().to("meta").eval()
 
 
 def tagged(name: ModelName, weights: str | None) -> ModelName:

@@ -2,6 +2,7 @@
 
 from pcpad.padding.coverage import coverage, ratio
 from pcpad.padding.handlers import ConvHandler, register_conv
+from pcpad.padding.inspection import Inspection, inspect
 from pcpad.padding.modes import PADDING_MODES, PaddingMode
 from pcpad.padding.partial import PartialConv2d
 from pcpad.padding.report import LayerReport, SurgeryReport
@@ -10,12 +11,14 @@ from pcpad.padding.surgery import convert
 __all__ = [
     "PADDING_MODES",
     "ConvHandler",
+    "Inspection",
     "LayerReport",
     "PaddingMode",
     "PartialConv2d",
     "SurgeryReport",
     "convert",
     "coverage",
+    "inspect",
     "ratio",
     "register_conv",
 ]

@@ -14,7 +14,7 @@ from pcpad.padding.handlers import behaviour_of
 FOLDING = ("fuse", "fuse_model", "reparameterize", "switch_to_deploy", "convert_to_deploy")
 """Names that timm, torchvision and the papers' code give to the method that folds."""
 
-SELF_REPLACING = {"timm.models.repvit": "RepVggDw", "timm.models.shvit": "Residual", "timm.models.iformer": "RepCPE"}
+SELF_REPLACING = {"timm.models.repvit": "RepVggDw", "timm.models.shvit": "Conv2dNorm", "timm.models.iformer": "RepCPE"}
 """timm's files whose blocks with an identity branch turn into a plain convolution, to a class that is gone then."""
 
 
@@ -76,5 +76,7 @@ def says_folded(module: nn.Module) -> bool:
         or own.get("deploy") is True  # the papers' own code
         or (own.get("infer_mode") is True and not hasattr(module, "cheap_rpr_conv"))  # GhostNetV3
         or isinstance(own.get("fusion_conv"), list)  # RepGhost
-        or (own.get("dw_conv_list", module) is None and type(getattr(module, "dw_conv", None)) is nn.Conv2d)  # LCNetV2
+        or (
+            own.get("dw_conv_list", module) is None and isinstance(getattr(module, "dw_conv", None), nn.Conv2d)
+        )  # LCNetV2
     )

@@ -29,6 +29,22 @@ class LayerReport:
     action: str
     reason: str
 
+    def cells(self) -> tuple[str, ...]:
+        """The layer as the texts of one row of a table."""
+
+        def by(value) -> str:
+            return value if isinstance(value, str) else "x".join(map(str, value or ()))
+
+        return (
+            (self.name or "(model)") + (f" (+{len(self.aliases)} names)" if self.aliases else ""),
+            self.kind,
+            by(self.kernel_size),
+            by(self.stride),
+            by(self.padding),
+            self.action,
+            self.reason,
+        )
+
 
 @dataclass(frozen=True)
 class SurgeryReport:
@@ -84,22 +100,12 @@ class SurgeryReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        def cell(value) -> str:
-            return value if isinstance(value, str) else "x".join(map(str, value or ()))
-
         head = ("layer", "class", "kernel", "stride", "padding", "action", "reason")
-        rows = [head] + [
-            (
-                (layer.name or "(model)") + (f" (+{len(layer.aliases)} names)" if layer.aliases else ""),
-                layer.kind,
-                cell(layer.kernel_size),
-                cell(layer.stride),
-                cell(layer.padding),
-                layer.action,
-                layer.reason,
-            )
-            for layer in self.layers
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.summary, *([f"warning: {self.warning}"] if self.warning else []), *lines])
+        lines = [self.summary, *([f"warning: {self.warning}"] if self.warning else [])]
+        return "\n".join([*lines, text_table([head, *(layer.cells() for layer in self.layers)])])
+
+
+def text_table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of texts as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows)

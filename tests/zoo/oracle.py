@@ -41,7 +41,7 @@ def weight_of(conv: nn.Conv2d) -> torch.Tensor:
         variance = ((w - mean) ** 2).mean((1, 2, 3), keepdim=True)
         w = (w - mean) / torch.sqrt(variance + conv.eps)
         if hasattr(conv, "gain"):
-            w = w * conv.gain / math.sqrt(conv.weight[0].numel())
+            w = w * conv.gain * conv.scale  # gamma of the activation over the root of the fan-in
     return w
 
 

@@ -18,9 +18,16 @@ RESULT_BOUND = {torch.float64: 1e-9, torch.float32: 1e-3}
 NOISE = {torch.float64: 1e-15, torch.float32: 1e-6}
 """Relative noise on each layer that stands for its rounding."""
 
+SCALES = (1.0, 0.5, 0.25)
+"""Scales of the weights that are tried in turn until no gate is saturated."""
+
 
 class ProofFailed(AssertionError):
     """A model for which the surgery is wrong, or for which the proof proves nothing."""
+
+
+class Vacuous(ProofFailed):
+    """A model of which a converted convolution does not move the result, with the weights that were drawn."""
 
 
 @dataclass
@@ -29,13 +36,15 @@ class Proof:
 
     Attributes:
         convs: number of Conv2d modules. padded: of them those that pad, all of which are converted.
-        sizes: padding mode to the side of the input, in pixels; None where no side lets the mode fill every map, and
-            the proof was made at the model's own side with ``on_small="replicate"``.
+        sizes: padding mode to the side of the input, in pixels (partial and replicate also ran at reflect's); None
+            where no side lets the mode fill every map, and the proof was made at the model's own side with
+            ``on_small="replicate"``.
         layer_error: padding mode to the worst relative error of a converted convolution's own output.
         result_error: padding mode to the relative error of the model's result.
         refused: filling mode to the side just below, where the named error was raised; None where there is none.
         noise: padding mode to how far noise of rounding size on each layer moves the result, where its error is above
             the bound.
+        scale: of the weights that were drawn (`redraw`).
         idle: names of padded convolutions that the model never calls in eval mode.
     """
 
@@ -46,6 +55,7 @@ class Proof:
     result_error: dict[str, float] = field(default_factory=dict)
     refused: dict[str, int | None] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    scale: float = 1.0
     idle: list[str] = field(default_factory=list)
 
 
@@ -122,10 +132,22 @@ def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES)) -> Proof:
 def prove_in_default_dtype(entry: models.Entry, modes) -> Proof:
     """`prove`, without the choice of the dtype."""
     sizes, below = find_sizes(entry, modes)
-    model = models.build(entry, sizes["zeros"])
-    redraw(model)
+    for scale in SCALES:
+        model = models.build(entry, sizes["zeros"])
+        redraw(model, scale=scale)
+        try:
+            return prove_drawn(entry, model, modes, sizes, below, scale)
+        except Vacuous:
+            if scale == SCALES[-1]:
+                raise
+    raise AssertionError("unreachable")
+
+
+def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below: dict, scale: float) -> Proof:
+    """`prove` for a model whose weights are drawn and whose sizes are known."""
     names = oracle.padded_convs(model)
-    proof = Proof(convs=len({m for m in model.modules() if isinstance(m, nn.Conv2d)}), padded=len(names), sizes=sizes)
+    convs = sum(isinstance(m, nn.Conv2d) for m in model.modules())
+    proof = Proof(convs=convs, padded=len(names), sizes=sizes, scale=scale)
     identities = {name: id(p) for name, p in model.named_parameters()}
     keys = list(model.state_dict())
     pending = set(names)  # convolutions that have not yet been seen to matter
@@ -133,13 +155,17 @@ def prove_in_default_dtype(entry: models.Entry, modes) -> Proof:
         for mode in modes:
             size = sizes[mode] or models.own_size(entry, model)
             check_mode(entry, model, names, mode, size, proof)
+            if mode in ("partial", "replicate") and (sizes.get("reflect") or size) != size:
+                # a map of one pixel cannot tell left from right: once more where every map is larger than its pads
+                check_mode(entry, model, names, mode, sizes["reflect"], proof)
             if {name: id(p) for name, p in model.named_parameters()} != identities:
                 raise ProofFailed(f"{mode}: the parameters are not the same objects")
             if list(model.state_dict()) != keys:
                 raise ProofFailed(f"{mode}: the state dict has other keys")
             if mode != "zeros" and pending:
-                pending -= find_influential(entry, model, pending, mode, size)
-            pcpad.convert(model, "zeros")
+                pcpad.convert(model, mode, on_small="raise" if sizes[mode] else "replicate")
+                pending -= find_influential(entry, model, pending, size)
+                pcpad.convert(model, "zeros")
             if below[mode] is not None:
                 check_refusal(entry, model, names, mode, below[mode])
                 proof.refused[mode] = below[mode]
@@ -175,18 +201,18 @@ def check_mode(entry, model, names, mode, size, proof) -> None:
         forward(model)
     if position != len(outputs):
         raise ProofFailed(f"{mode} at {size}: {position} calls of converted convolutions, not {len(outputs)}")
-    proof.layer_error[mode] = max(errors)
-    proof.result_error[mode] = worst(forward(model), wanted)
+    proof.layer_error[mode] = max(proof.layer_error.get(mode, 0.0), *errors)
+    error = worst(forward(model), wanted)
+    proof.result_error[mode] = max(proof.result_error.get(mode, 0.0), error)
     bound = RESULT_BOUND[models.dtype_of(entry)]
-    if not proof.result_error[mode] <= bound and not ill_conditioned(model, names, forward, mode, wanted, proof):
-        raise ProofFailed(f"{mode} at {size}: the result is off by {proof.result_error[mode]:.3g}")
+    if not error <= bound and not ill_conditioned(model, names, forward, mode, wanted, error, proof):
+        raise ProofFailed(f"{mode} at {size}: the result is off by {error:.3g}")
     pcpad.convert(model, "zeros")
     if not all(torch.equal(a, b) for a, b in zip(forward(model), untouched, strict=True)):
         raise ProofFailed(f"{mode} at {size}: back at zeros the result is not the untouched model's, bit for bit")
-    pcpad.convert(model, mode, on_small=on_small)
 
 
-def ill_conditioned(model, names, forward, mode, wanted, proof) -> bool:
+def ill_conditioned(model, names, forward, mode, wanted, error, proof) -> bool:
     """Whether rounding explains the error of the result: noise of its size on each layer moves the oracle's as much."""
     generator = torch.Generator().manual_seed(3)
 
@@ -201,7 +227,7 @@ def ill_conditioned(model, names, forward, mode, wanted, proof) -> bool:
         moved = worst(forward(model), wanted)
     pcpad.convert(model, mode, on_small="raise" if proof.sizes[mode] else "replicate")
     proof.noise[mode] = moved
-    return proof.result_error[mode] <= 10 * moved
+    return error <= 10 * moved
 
 
 def check_refusal(entry, model, names, mode, size) -> None:
@@ -220,12 +246,12 @@ def check_refusal(entry, model, names, mode, size) -> None:
 
 
 def half_doubled(y: torch.Tensor, factor=2.0) -> torch.Tensor:
-    """A layer's output with half of its elements, at random, doubled: a norm that follows undoes the doubling of all."""
+    """A layer's output with a random half of its elements doubled: a norm that follows undoes the doubling of all."""
     half = torch.rand(y.shape, generator=torch.Generator().manual_seed(4)) < 0.5
     return torch.where(half, y * factor, y)
 
 
-def find_influential(entry, model, convs, mode, size) -> set[nn.Module]:
+def find_influential(entry, model, convs, size) -> set[nn.Module]:
     """The convolutions that move the result when `half_doubled`: by the derivative, which costs one pass for all."""
     scale = {conv: torch.ones((), requires_grad=True) for conv in convs}
 
@@ -263,6 +289,6 @@ def check_influence(entry, model, names, pending, proof) -> None:
                 break
         else:
             if called:
-                raise ProofFailed(f"vacuous: doubling the output of {names[conv]!r} leaves the result as it is")
+                raise Vacuous(f"vacuous: doubling the output of {names[conv]!r} leaves the result as it is")
             proof.idle.append(names[conv])
     pcpad.convert(model, "zeros")

@@ -8,8 +8,11 @@ PLACES = ("embed", "token", "table", "query", "pos", "prompt")
 
 
 @torch.no_grad()
-def redraw(model: nn.Module, seed: int = 0) -> None:
+def redraw(model: nn.Module, seed: int = 0, scale: float = 1.0) -> None:
     """Redraw in place: weights by their fan-in, biases small, gains 0.5 to 1, norm weights and variances 0.5 to 1.5.
+
+    `scale` multiplies the weights of convolutions and linear layers: where many branches are summed, activations of
+    unit-variance weights grow until every gate is saturated.
 
     Constant buffers (position tables, masks, filters) keep their signs and infinities and are scaled by 0.5 to 1.5.
     Integer and boolean buffers are indices and stay.
@@ -30,7 +33,7 @@ def redraw(model: nn.Module, seed: int = 0) -> None:
                 rows = (
                     getattr(module, "out_channels", 1) if "CondConv" in type(module).__name__ else 1
                 )  # a row an expert
-                p.normal_(0, (p[0].numel() / rows) ** -0.5)
+                p.normal_(0, scale * (p[0].numel() / rows) ** -0.5)
             elif is_norm:
                 p.uniform_(0.5, 1.5)
             else:

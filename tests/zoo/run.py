@@ -24,7 +24,7 @@ MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
 COLUMNS = ["model", "family", "kind", "parameters", "convs", "converted", "classes", "status"]
 COLUMNS += [f"size_{mode}" for mode in MODES] + [f"refused_{mode}" for mode in ("reflect", "circular")]
 COLUMNS += [f"layer_error_{mode}" for mode in MODES] + [f"result_error_{mode}" for mode in MODES]
-COLUMNS += ["ill_conditioned", "idle", "dtype", "seconds", "code"]
+COLUMNS += ["ill_conditioned", "weight_scale", "idle", "dtype", "seconds", "code"]
 LARGE = 250_000_000
 """Parameters from which on models run one at a time: 8 bytes each, and as much again for one layer's work."""
 PROVED = "proved"
@@ -47,7 +47,7 @@ def code_digest() -> str:
 
 
 def surgery_files() -> list[str]:
-    """The files of pcpad.padding that convert needs, by their imports."""
+    """The files of pcpad.padding that convert needs, by their imports, but for the words of its report."""
     needed, new = set(), {"surgery"}
     while new:
         needed |= new
@@ -56,7 +56,7 @@ def surgery_files() -> list[str]:
             for node in ast.walk(ast.parse((ROOT / "pcpad" / "padding" / f"{name}.py").read_text())):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pcpad.padding."):
                     imports.add(node.module.removeprefix("pcpad.padding."))
-        new = imports - needed
+        new = imports - needed - {"report"}
     return sorted(needed)
 
 
@@ -107,6 +107,7 @@ def work(name: str, code: str) -> dict:
             row |= {f"layer_error_{mode}": f"{error:.1e}" for mode, error in proof.layer_error.items()}
             row |= {f"result_error_{mode}": f"{error:.1e}" for mode, error in proof.result_error.items()}
             row["ill_conditioned"] = " ".join(proof.noise)
+            row["weight_scale"] = proof.scale
             row["idle"] = " ".join(proof.idle)
     row["seconds"] = f"{time.perf_counter() - start:.1f}"
     return row
@@ -201,8 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(names)} models, {len(names) - len(todo)} done or not in this shard, {len(todo)} to do; code {code}",
         flush=True,
     )
-    with pool(options.workers) as executor:
-        facts = {row["model"]: row for row in executor.map(survey, todo, chunksize=8)}
+    facts = {row["model"]: row for row in spread(survey, [(name,) for name in todo], options.workers, 400)}
     if options.families:
         smallest: dict[str, str] = {}
         for name, row in sorted(facts.items(), key=lambda item: item[1]["parameters"]):
@@ -213,13 +213,11 @@ def main(argv: list[str] | None = None) -> int:
     small = [name for name in todo if facts[name]["parameters"] < LARGE]
     start, done = time.perf_counter(), 0
     for workers, part in ((options.workers, small), (1, [name for name in todo if name not in small])):
-        with pool(workers) as executor:
-            for future in as_completed([executor.submit(work, name, code) for name in part]):
-                row = future.result()
-                rows[row["model"]] = row
-                write_table(options.table, rows)
-                done += 1
-                print(f"{done}/{len(todo)} {row['model']}: {row['status']} ({row['seconds']} s)", flush=True)
+        for row in spread(work, [(name, code) for name in part], workers, 60):
+            rows[row["model"]] = row
+            write_table(options.table, rows)
+            done += 1
+            print(f"{done}/{len(todo)} {row['model']}: {row['status']} ({row['seconds']} s)", flush=True)
     summary = summarise({name: row for name, row in rows.items() if row["code"] == code})
     if not options.only and not options.families and len(rows) == len(names):
         facts = {"code": code, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
@@ -232,9 +230,12 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if summary["failed"] else 0
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
-    """Processes of one thread each, renewed now and then."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=40)
+def spread(function, calls: list[tuple], workers: int, batch: int):
+    """Yield the results of calls as they come, from processes of one thread each that are renewed after each batch."""
+    for i in range(0, len(calls), batch):
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+            for future in as_completed([executor.submit(function, *call) for call in calls[i : i + batch]]):
+                yield future.result()
 
 
 if __name__ == "__main__":

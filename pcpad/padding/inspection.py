@@ -1,0 +1,345 @@
+"""inspect: what the padding of a model does at an input size, from one forward pass without computing anything."""
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pcpad.padding.coverage import Pads, conv_pads, coverage
+from pcpad.padding.filled import SMALLEST
+from pcpad.padding.folding import folded
+from pcpad.padding.handlers import HANDLERS, original_class, qualified
+from pcpad.padding.modes import canonical
+from pcpad.padding.padders import describe, pads_something
+from pcpad.padding.report import SurgeryReport, text_table
+from pcpad.padding.sizes import smallest_size
+from pcpad.padding.surgery import layer_report, may_pad, module_names, refuse_wrapped
+
+FUNCTIONS = {
+    F.pad: ("pad", 1, ()),
+    F.conv1d: ("padding", 4, 0),
+    F.conv2d: ("padding", 4, 0),
+    F.conv3d: ("padding", 4, 0),
+    F.conv_transpose2d: ("padding", 4, 0),
+    F.unfold: ("padding", 3, 0),
+    F.fold: ("padding", 4, 0),
+    F.avg_pool2d: ("padding", 3, 0),
+    torch.max_pool2d: ("padding", 3, 0),
+}
+"""Functions that pad: the name, the position and the default of the argument that says by how much."""
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """What one convolution's padding does at the inspected input size.
+
+    Attributes:
+        name: the layer.
+        maps: the sizes ``(height, width)`` of its input maps, each once, in order of call.
+        border_share: share of its output positions whose window leaves the image, over all calls, 0 to 1.
+        largest_ratio: the largest K / n of partial padding; None where every window lies wholly outside.
+        smallest_map: the smallest input map ``(height, width)`` whose padding the mode can fill.
+        smallest_input: the smallest side of a square input, in pixels, for which this layer can be filled; None if
+            there is none, or if it was not searched.
+    """
+
+    name: str
+    maps: tuple[tuple[int, int], ...]
+    border_share: float
+    largest_ratio: float | None
+    smallest_map: tuple[int, int]
+    smallest_input: int | None
+
+
+@dataclass(frozen=True)
+class FunctionalPadding:
+    """Padding by a function inside a forward, which a walk over modules does not see and convert does not change.
+
+    Attributes:
+        module: name of the innermost module that called it. kind: its class.
+        function: name of the function. padding: its argument, as given. mode: of ``F.pad``, else empty.
+        calls: how often in one forward pass.
+    """
+
+    module: str
+    kind: str
+    function: str
+    padding: str
+    mode: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found. ``print(inspection)`` shows tables, ``to_dict()`` is ready for JSON.
+
+    Attributes:
+        size: side of the square input, in pixels.
+        surgery: what convert would do (nothing was changed).
+        geometry: one entry for each convolution that pads and was called.
+        functional: padding outside of modules.
+        smallest_input: the smallest side at which the model runs and the mode can fill every map; None if there is
+            none up to 1024 pixels, or if it was not searched.
+        searched: whether it was searched.
+        idle: convolutions that pad and were not called.
+    """
+
+    size: int
+    surgery: SurgeryReport
+    geometry: tuple[LayerGeometry, ...]
+    functional: tuple[FunctionalPadding, ...]
+    smallest_input: int | None
+    searched: bool
+    idle: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """The inspection as plain dicts and lists."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        at = {layer.name: layer for layer in self.geometry}
+        report = self.surgery
+        still = sum(layer.is_conv and layer.reason == "pads nothing" for layer in report.layers)
+        rows = [("layer", "class", "kernel", "stride", "padding", "map", "border", "ratio", "from", report.mode)]
+        for layer in report.layers:
+            if layer.reason != "pads nothing":
+                g = at.get(layer.name)
+                shown = [*layer.cells()[:5], "", "", "", ""]
+                if g:
+                    maps = by(g.maps[0]) + (f" +{len(g.maps) - 1}" if len(g.maps) > 1 else "")
+                    ratio = "-" if g.largest_ratio is None else f"{g.largest_ratio:.3g}"
+                    shown[5:] = [maps, f"{g.border_share:.1%}", ratio, str(g.smallest_input or "-")]
+                words = [layer.action, layer.reason]
+                if g and any(h < g.smallest_map[0] or w < g.smallest_map[1] for h, w in g.maps):
+                    words.append(f"map too small, needs {by(g.smallest_map)}")
+                rows.append((*shown, ": ".join(filter(None, words))))
+        head = f"{report.model} at {self.size}x{self.size}, {report.mode} padding: "
+        head += f"{len(report.converted)} of {report.num_convs} convolutions would be converted, {still} pad nothing"
+        lines = [head, *([f"warning: {report.warning}"] if report.warning else []), text_table(rows)]
+        lines += [
+            "",
+            "map: input map; border: share of outputs whose window leaves the image; ratio: largest K/n; "
+            "from: smallest input at which the layer can be filled",
+        ]
+        if self.functional:
+            rows = [("function", "in", "class", "padding", "mode", "calls")]
+            rows += [
+                (f.function, f.module or "(model)", f.kind, f.padding, f.mode, str(f.calls)) for f in self.functional
+            ]
+            lines += ["", "padding by functions inside a forward, which convert leaves as it is:", text_table(rows)]
+        if self.idle:
+            lines += ["", f"pad, but were not called: {', '.join(self.idle)}"]
+        if self.smallest_input:
+            lines += ["", f"smallest square input for {report.mode}: {self.smallest_input} pixels"]
+        elif self.searched:
+            lines += [
+                "",
+                f"no square input up to 1024 pixels is large enough for {report.mode}: some map stays smaller ",
+            ]
+            lines[-1] += "than its pad; convert with on_small='replicate'"
+        return "\n".join(lines)
+
+
+def by(size: tuple[int, int]) -> str:
+    """A size as text."""
+    return f"{size[0]}x{size[1]}"
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Notes every call of a function that pads, with the module that made it."""
+
+    def __init__(self, names: dict[nn.Module, list[str]]):
+        super().__init__()
+        self.names, self.stack, self.found = names, [], Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in FUNCTIONS and self.stack:
+            owner = self.stack[-1]
+            option, position, default = FUNCTIONS[func]
+            padding = args[position] if len(args) > position else kwargs.get(option, default)
+            known = isinstance(owner, nn.Conv2d) or describe(owner) is not None
+            if pads_something(padding) and not known:
+                mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant") if func is F.pad else ""
+                kind = type(owner).__qualname__
+                self.found[(self.names[owner][0], kind, func.__name__, str(padding).replace(" ", ""), mode)] += 1
+        return func(*args, **kwargs)
+
+
+def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = None) -> dict[nn.Conv2d, list]:
+    """Run a model and note the input size of every call of every convolution.
+
+    Args:
+        inputs: the positional arguments of the model. Where they are tensors on the meta device the parameters and
+            buffers are taken there too, for this call.
+    """
+    calls: dict[nn.Conv2d, list[tuple[int, int]]] = {}
+
+    def note(conv, args, kwargs):
+        x = args[0] if args else kwargs["input"]
+        calls.setdefault(conv, []).append((int(x.shape[-2]), int(x.shape[-1])))
+
+    def enter(module, _):
+        watch.stack.append(module)
+
+    def leave(module, _, __):
+        watch.stack.pop()
+
+    was_training = [m for m in model.modules() if m.training]
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+            if watch:
+                stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        stack.callback(set_training, was_training)
+        model.eval()
+        stack.enter_context(torch.no_grad())
+        if watch:
+            stack.enter_context(watch)
+        if all(isinstance(x, Tensor) and x.is_meta for x in inputs):
+            held = dict(model.named_parameters()) | dict(model.named_buffers())
+            functional_call(model, {name: t.to("meta") for name, t in held.items()}, inputs)
+        else:
+            model(*inputs)
+    return calls
+
+
+def set_training(modules: list[nn.Module]) -> None:
+    """Put modules, not what they hold, into training mode."""
+    for module in modules:
+        module.training = True
+
+
+def pads_at(conv: nn.Conv2d, size: tuple[int, int]) -> Pads:
+    """Pads of a convolution for an input map of this size; zeros of a class that is not known."""
+    handler = HANDLERS.get(qualified(original_class(conv)))
+    if handler and handler.pads:
+        return handler.pads(conv, *size)
+    return conv_pads(conv.padding, conv.kernel_size, conv.dilation)
+
+
+def smallest_map(pads: Pads, mode: str) -> tuple[int, int]:
+    """The smallest map whose pads a mode can fill."""
+    need = SMALLEST.get(mode, lambda _: 1)
+    return (max(1, need(max(pads[:2]))), max(1, need(max(pads[2:]))))
+
+
+def inspect(
+    model: nn.Module,
+    mode: str = "partial",
+    size: int = 224,
+    *,
+    channels: int = 3,
+    inputs: tuple | None = None,
+    search: bool = True,
+) -> Inspection:
+    """What a padding mode would do to a model at an input size; the model is not changed and nothing is computed.
+
+    Args:
+        model: any module that `pcpad.convert` takes, converted or not.
+        mode: a name of `pcpad.PADDING_MODES`.
+        size: side of the square input, in pixels.
+        channels: of the input.
+        inputs: the positional arguments of one forward pass, for a model that takes something else; unless they are
+            on the meta device it is then really run, and no smallest input is searched.
+        search: also look for the smallest input, which takes a few dozen passes without computation.
+
+    Raises:
+        ValueError: an unknown mode; a wrapped, compiled or scripted model; a subclass of Conv2d that pcpad does not
+            know; a model that cannot run on the meta device or at this size (the message says what it said).
+    """
+    mode = canonical(mode)
+    refuse_wrapped(model)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a whole number of at least 1, not {size!r}")
+    names = module_names(model)
+    layers = [layer_report(m, paths, mode, True, False) for m, paths in names.items()]
+    report = SurgeryReport(
+        type(model).__qualname__, mode, 1.0, "raise", tuple(x for x in layers if x), tuple(folded(model))
+    )
+    padded = [m for m in names if isinstance(m, nn.Conv2d) and may_pad(m)]
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def empty(side: int) -> tuple:
+        return (torch.empty(1, channels, side, side, device="meta", dtype=dtype),)
+
+    watch = FunctionWatch(names)
+    try:
+        calls = conv_calls(model, inputs or empty(size), watch)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{type(model).__qualname__} does not run at {size}x{size} on the meta device ({first}): choose another "
+            "size, or give inputs=(...) to run it for real"
+        ) from error
+    least, each = (None, {}) if inputs or not search else smallest_inputs(model, padded, mode, size, calls, empty)
+    return Inspection(
+        size=size,
+        surgery=report,
+        geometry=tuple(layer_geometry(m, names[m][0], calls[m], mode, each.get(m)) for m in padded if m in calls),
+        functional=tuple(FunctionalPadding(*where, count) for where, count in watch.found.items()),
+        smallest_input=least,
+        searched=search and not inputs,
+        idle=tuple(names[m][0] for m in padded if m not in calls),
+    )
+
+
+def layer_geometry(conv: nn.Conv2d, name: str, maps: list, mode: str, smallest: int | None) -> LayerGeometry:
+    """`LayerGeometry` of one convolution from the sizes of its input maps."""
+    border = total = 0
+    fewest, need = conv.kernel_size[0] * conv.kernel_size[1], (1, 1)
+    for size in dict.fromkeys(maps):
+        pads = pads_at(conv, size)
+        n = coverage(size, conv.kernel_size, conv.stride, conv.dilation, pads)
+        taps = conv.kernel_size[0] * conv.kernel_size[1]
+        border += int((n < taps).sum()) * maps.count(size)
+        total += n.numel() * maps.count(size)
+        if bool((n > 0).any()):
+            fewest = min(fewest, int(n[n > 0].min()))
+        need = tuple(map(max, need, smallest_map(pads, mode)))
+    ratio = conv.kernel_size[0] * conv.kernel_size[1] / fewest
+    return LayerGeometry(name, tuple(dict.fromkeys(maps)), border / total, ratio, need, smallest)
+
+
+def smallest_inputs(model, padded, mode, size, calls, empty) -> tuple[int | None, dict[nn.Conv2d, int | None]]:
+    """The smallest input for the whole model, and for each convolution alone."""
+    known: dict[int, dict | None] = {size: calls}
+
+    def at(side: int) -> dict | None:
+        if side not in known:
+            try:
+                known[side] = conv_calls(model, empty(side))
+            except Exception:  # whatever a model raises for an input that it cannot take
+                known[side] = None
+        return known[side]
+
+    def search(convs) -> int | None:
+        def works(side: int) -> bool | None:
+            made = at(side)
+            if made is None:
+                return None
+            return all(fits(conv, map_, mode) for conv in convs for map_ in made.get(conv, ()))
+
+        return smallest_size(works, size)[0]
+
+    groups: dict[tuple, list[nn.Conv2d]] = {}  # layers of the same maps and needs have the same answer
+    for conv in padded:
+        key = tuple((map_, smallest_map(pads_at(conv, map_), mode)) for map_ in dict.fromkeys(calls.get(conv, ())))
+        groups.setdefault((key, conv.stride, conv.kernel_size, conv.dilation), []).append(conv)
+    each = {}
+    for convs in groups.values():
+        each |= dict.fromkeys(convs, search(convs))
+    return search(padded), each
+
+
+def fits(conv: nn.Conv2d, size: tuple[int, int], mode: str) -> bool:
+    """Whether a map is large enough for a mode."""
+    need = smallest_map(pads_at(conv, size), mode)
+    return size[0] >= need[0] and size[1] >= need[1]

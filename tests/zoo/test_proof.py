@@ -1,0 +1,167 @@
+"""The proof itself: it holds on a diverse handful of models, and breaks when something is wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+import pcpad
+from pcpad.padding import filled, handlers, partial, surgery
+from tests.zoo import models, oracle, proof
+from tests.zoo.redraw import redraw
+
+MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+# Each for a reason; the whole zoo is `make test-zoo`, one model of each family `make test-full`.
+SUBSET = {
+    "timm/test_resnet": "plain",
+    "timm/test_efficientnet": "depthwise",
+    "timm/test_nfnet": "scaled standardized weights",
+    "timm/tf_mobilenetv3_small_minimal_100": "TF-same",
+    "timm/resnetv2_18d": "biased stem",
+    "timm/mobileone_s0": "branches that fold",
+    "timm/ghostnet_050": "concatenation",
+    "timm/mixnet_s": "kernels of 3 to 11",
+    "timm/efficientnet_cc_b0_4e": "CondConv2d, which is none",
+    "timm/convnext_atto": "biased 7x7 depthwise, layer scale",
+    "timm/convmixer_1024_20_ks9_p14": "padding='same'",
+    "torchvision/shufflenet_v2_x0_5": "torchvision's own",
+    "torchvision/lraspp_mobilenet_v3_large": "segmentation, dilation",
+}
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return {entry.name: entry for entry in models.all_models()}
+
+
+@pytest.mark.parametrize("name", SUBSET)
+def test_subset_of_the_zoo(entries, name):
+    found = proof.prove(entries[name])
+    assert found.padded > 0
+    assert set(found.layer_error) == set(found.result_error) == set(MODES)
+    assert found.idle == []
+
+
+@pytest.fixture
+def without_cache():
+    handlers.derive.cache_clear()
+    yield
+    handlers.derive.cache_clear()
+
+
+@pytest.mark.usefixtures("without_cache")
+@pytest.mark.parametrize(
+    ("kind", "wrong", "name", "mode"),
+    [
+        ("std_conv.ScaledStdConv2d", handlers.ConvHandler(), "timm/test_nfnet", "reflect"),
+        ("std_conv.ScaledStdConv2d", handlers.ConvHandler(handlers.standardized), "timm/test_nfnet", "replicate"),
+        ("conv2d_same.Conv2dSame", handlers.ConvHandler(pads=lambda conv, h, w: (2, 1, 2, 1)), "tf", "replicate"),
+        ("conv2d_same.Conv2dSame", handlers.ConvHandler(pads=lambda conv, h, w: (2, 2, 2, 2)), "tf", "partial"),
+    ],
+)
+def test_a_wrong_handler_fails_the_proof(entries, monkeypatch, kind, wrong, name, mode):
+    name = "timm/tf_mobilenetv3_small_minimal_100" if name == "tf" else name
+    monkeypatch.setitem(handlers.HANDLERS, f"timm.layers.{kind}", wrong)
+    with pytest.raises(proof.ProofFailed, match=rf"(reflect|{mode}) at \d+: layer '.*is off"):
+        proof.prove(entries[name], ["zeros", "reflect", mode])
+
+
+@pytest.mark.usefixtures("without_cache")
+def test_a_wrong_ratio_fails_the_proof(entries, monkeypatch):
+    right = partial.cached_ratio
+
+    def wrong(*args, **kwargs):
+        return right(*args, **kwargs) * (1 + 1e-9)
+
+    monkeypatch.setattr(partial, "cached_ratio", wrong)
+    with pytest.raises(proof.ProofFailed, match=r"partial at \d+: layer '.*' \(PartialConv2d\) is off by"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+def test_a_layer_left_out_fails_the_proof(entries, monkeypatch):
+    right = surgery.may_pad
+
+    def wrong(conv):
+        return right(conv) and conv.stride == (1, 1)
+
+    monkeypatch.setattr(surgery, "may_pad", wrong)
+    with pytest.raises(proof.ProofFailed, match=r"reflect: converted \[.* differently"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "reflect"])
+
+
+def test_a_missing_error_fails_the_proof(entries, monkeypatch):
+    monkeypatch.setattr(filled.FilledPadding.forward.__globals__["F"], "pad", torch.nn.functional.pad)
+    right = filled.fill
+
+    def silent(x, pads, mode, on_small="raise", layer=""):
+        return right(x, pads, mode, "replicate", layer)
+
+    monkeypatch.setattr(filled, "fill", silent)
+    with pytest.raises(proof.ProofFailed, match=r"reflect at \d+: no error, though a map is too small"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "reflect"])
+
+
+def test_a_way_back_that_is_not_bit_exact_fails_the_proof(entries, monkeypatch):
+    right = pcpad.convert
+
+    def wrong(model, mode, **options):
+        report = right(model, mode, **options)
+        if mode == "zeros":
+            with torch.no_grad():
+                next(model.parameters()).mul_(1 + 2**-50)
+        return report
+
+    monkeypatch.setattr(proof.pcpad, "convert", wrong)
+    with pytest.raises(proof.ProofFailed, match="bit for bit"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+def test_a_model_that_ignores_its_convolutions_is_vacuous(entries, monkeypatch):
+    def numb(model, **options):
+        redraw(model, **options)
+        with torch.no_grad():
+            model.layer4[0].bn1.weight.zero_()
+
+    monkeypatch.setattr(proof, "redraw", numb)
+    with pytest.raises(proof.ProofFailed, match=r"vacuous: doubling the output of 'layer4\.0\.conv1'"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+def test_fresh_weights_would_prove_nothing(entries, monkeypatch):
+    """Why everything is redrawn: as timm initialises it, most padded convolutions cannot move the result."""
+    monkeypatch.setattr(proof, "redraw", lambda model, **_: None)
+    monkeypatch.setattr(models, "without_init", __import__("contextlib").nullcontext)
+    with pytest.raises(proof.ProofFailed, match="vacuous"):
+        proof.prove(entries["timm/resnet18"], ["zeros", "partial"])
+
+
+def test_redraw_reaches_every_parameter_and_buffer(entries):
+    net = models.build(entries["timm/test_nfnet"]).double()
+    plain = models.build(entries["timm/test_resnet"]).double()
+    for model in (net, plain):
+        before = {key: t.clone() for key, t in model.state_dict().items()}
+        redraw(model)
+        for key, t in model.state_dict().items():
+            assert not t.is_floating_point() or (t != before[key]).all(), key
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                for t in (m.weight, m.running_var):
+                    assert 0.5 <= t.min().item() <= t.max().item() <= 1.5
+
+
+def test_all_models_are_there(entries):
+    kinds = [entry.kind for entry in entries.values()]
+    assert len(entries) == len(kinds)
+    assert kinds.count("timm") > 1300
+    assert {kind: kinds.count(kind) for kind in set(kinds) - {"timm"}} == {
+        "classification": 80,
+        "segmentation": 6,
+        "detection": 12,
+        "optical_flow": 2,
+    }
+    assert models.family(entries["timm/resnet50"]) == "timm.resnet"
+    assert models.family(entries["torchvision/resnet50"]) == "torchvision.resnet"
+
+
+def test_oracle_sees_padded_convolutions_only():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3), nn.MaxPool2d(3, 1, 1))
+    assert list(oracle.padded_convs(net).values()) == ["1"]
