@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval tensorboard test test-gpu lint format lock
+.PHONY: help setup train eval inspect tensorboard test test-full test-zoo test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -34,11 +34,21 @@ train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
 eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES
 	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)
 
+inspect: $(READY) ## show what PAD would do to each layer of MODEL at SIZES, without weights
+	@$(PCPAD) inspect $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
+
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)
 
 test: $(READY) ## the tests, without GPU and network
-	@$(PY) -m pytest -m "not gpu" -q $(ARGS)
+	@$(PY) -m pytest -m "not gpu and not slow" -q $(ARGS)
+
+test-full: $(READY) ## the slow tests and one model of each family of the zoo; goes on where it stopped
+	@$(PY) -m tests.zoo.run --families
+	@$(PY) -m pytest -m "slow and not gpu" -q --done=experiments/full_tests/passed.jsonl $(ARGS)
+
+test-zoo: $(READY) ## prove the surgery on every model of timm and torchvision, hours; goes on where it stopped
+	@$(PY) -m tests.zoo.run $(ARGS)
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU
 	@$(PY) -m pytest -m gpu -q $(ARGS)

@@ -1,5 +1,10 @@
-"""What every test gets: a cache of its own, one torch thread, and no GPU test without a GPU."""
+"""What every test gets: a cache of its own, one torch thread, no GPU test without a GPU; and tests that are done."""
 
+import hashlib
+import json
+import platform
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -38,3 +43,47 @@ def photographs() -> Path:
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--done", type=Path, help="JSON lines of tests that have passed: they are not run again, new ones are added"
+    )
+
+
+def code_digest() -> str:
+    """Digest of the library and of the tests."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted([*(root / "pcpad").rglob("*.py"), *(root / "tests").rglob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what has passed with today's code, so that a long run can be broken off."""
+    file = config.getoption("--done")
+    if file and file.is_file():
+        code = code_digest()
+        lines = map(json.loads, file.read_text().splitlines())
+        done = {line["test"] for line in lines if line["code"] == code}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    file = item.config.getoption("--done")
+    if file and report.when == "call" and report.passed:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"test": item.nodeid, "seconds": round(report.duration, 1), "code": code_digest()}
+        facts |= {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version()}
+        facts |= {name: version(name) for name in ("torch", "torchvision", "timm")}
+        with file.open("a") as out:
+            out.write(json.dumps(facts) + "\n")
+    return report
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Having nothing left to do is a success."""
+    if session.config.getoption("--done") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK

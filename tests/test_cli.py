@@ -1,5 +1,6 @@
 """The command line's settings: layers, messages, exit codes. Training itself is tested elsewhere."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["trian"], "unknown command 'trian': choose from train, eval; did you mean 'train'?"),
+        (["trian"], "unknown command 'trian': choose from train, eval, inspect; did you mean 'train'?"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (
@@ -123,6 +124,9 @@ def test_help_explains_every_option(capsys):
         (["eval"], "either --run DIR, or --model NAME with --weights"),
         (["eval", "--model", "resnet50"], "--model resnet50 needs --weights"),
         (["eval", "--run", "x", "--size", "1", "--sizes", "1,2"], "give --size or --sizes, not both"),
+        (["inspect"], "say which model: pcpad inspect NAME"),
+        (["inspect", "resnet50", "--size", "0"], "size must be at least 1 pixel, not 0"),
+        (["inspect", "resnet50", "--sise", "9"], "unknown option --sise; did you mean size?"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(argv, message, capsys):
@@ -180,3 +184,36 @@ def test_differences_are_named_by_their_dotted_key():
     old, new = to_dict(TrainSettings()), to_dict(TrainSettings(seed=3, optim=OptimSettings(lr=0.2)))
     assert differences(old, new) == ["optim.lr: 0.1 -> 0.2", "seed: 0 -> 3"]
     assert differences(old, old) == []
+
+
+def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
+    out = tmp_path / "new" / "found.json"
+    assert main(["inspect", "resnet18", "--padding", "reflect", "--size", "64", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "ResNet at 64x64, reflect padding: 17 of 20 convolutions would be converted, 3 pad nothing" in text
+    assert "smallest square input for reflect: 33 pixels" in text
+    assert json.loads(out.read_text())["smallest_input"] == 33
+    assert main(["inspect", "timm/test_efficientnet", "--search", "false"]) == 0
+    assert "EfficientNet at 160x160, partial padding" in capsys.readouterr().out
+    assert main(["inspect", "--model", "deeplabv3_mobilenet_v3_large", "--padding", "reflect", "--search=false"]) == 0
+    assert "map too small, needs 37x37" in capsys.readouterr().out
+    assert main(["inspect", "ssdlite320_mobilenet_v3_large"]) == 0  # its boxes need real numbers
+    captured = capsys.readouterr()
+    assert "SSD at 224x224, partial padding: 32 of 98" in captured.out
+    assert "run for real" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["resnet5O"], "unknown model 'resnet5O'; did you mean 'resnet50'?"),
+        (["resnet18", "--padding", "partail"], "unknown padding mode 'partail'"),
+        (["vgg11", "--size", "16"], "VGG does not run at 16x16"),
+        (["resnet18", "--out", "/proc/nowhere/x.json"], "/proc/nowhere"),
+    ],
+)
+def test_inspect_names_mistakes(argv, message, capsys):
+    assert main(["inspect", *argv]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1

@@ -151,9 +151,9 @@ def derive(behaviour: type | None, conv_class: type) -> type:
         return conv_class
     if conv_class is nn.Conv2d:
         return PLAIN[behaviour]
-    if qualified(conv_class) not in HANDLERS:
+    if issubclass(conv_class, nn.Conv2d) and qualified(conv_class) not in HANDLERS:
         raise ValueError(f"{qualified(conv_class)} is not known to pcpad here: call pcpad.register_conv for it first")
-    handler = HANDLERS[qualified(conv_class)]
+    handler = HANDLERS.get(qualified(conv_class), ConvHandler())
     body = {
         "__module__": conv_class.__module__,
         "__doc__": f"{conv_class.__qualname__} with {behaviour.__name__}, made by pcpad.convert.",

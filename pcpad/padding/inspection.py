@@ -276,8 +276,8 @@ def inspect(
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{type(model).__qualname__} does not run at {size}x{size} on the meta device ({first}): choose another "
-            "size, or give inputs=(...) to run it for real"
+            f"{type(model).__qualname__} does not run at {size}x{size} with {channels} channels on the meta device "
+            f"({first}): choose another size or number of channels, or give inputs=(...) to run it for real"
         ) from error
     least, each = (None, {}) if inputs or not search else smallest_inputs(model, padded, mode, size, calls, empty)
     return Inspection(

@@ -12,9 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-import pcpad
 from pcpad.cli import main
 from pcpad.evaluation.record import read_records
+from tests.zoo import oracle
 
 MODEL = "tf_efficientnet_lite0"
 EVERY = 5
@@ -100,10 +100,28 @@ def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
         assert (kept["top5"][:, 0] != plain[0]).sum() > 3
 
 
-def test_tf_same_convolutions_are_named_not_guessed(weights, sample, tmp_path, capsys):
-    options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out", "device": "cpu"}
-    assert main(["eval", "--paddings=zeros,partial", *(f"--{k}={v}" for k, v in options.items())]) == 1
-    assert "'conv_stem' is a timm.layers.conv2d_same.Conv2dSame" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()  # known before the first cell, so nothing was evaluated
-    with pytest.raises(ValueError, match="Conv2dSame"):
-        pcpad.convert(timm.create_model(MODEL), "partial")
+@pytest.mark.parametrize("mode", ["partial", "reflect"])
+def test_other_paddings_give_what_an_oracle_gives(weights, sample, tmp_path, mode):
+    """Five of its convolutions pad as TensorFlow does; the oracle's model is not converted at all."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for folder in sorted(sample.iterdir())[::16]:
+        (few / folder.name).symlink_to(folder)
+    options = {"model": f"timm/{MODEL}", "weights": weights, "data": few, "out": tmp_path / "out", "device": "cpu"}
+    options["data.loader"] = "torchvision"
+    assert main(["eval", f"--padding={mode}", *(f"--{k}={v}" for k, v in options.items())]) == 0
+    (record,) = read_records(tmp_path / "out")
+    model = timm.create_model(MODEL, checkpoint_path=str(weights)).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    convs = oracle.padded_convs(model)
+    assert sum(type(conv).__name__ == "Conv2dSame" for conv in convs) == 5
+    wanted, plain = [], []
+    with torch.inference_mode():
+        for file in sorted(few.glob("*/*")):
+            image = transform(Image.open(file).convert("RGB"))[None]
+            scores, _ = oracle.oracle_run(model, convs, lambda m, image=image: m(image), mode)
+            wanted.append(int(scores.argmax()))
+            plain.append(int(model(image).argmax()))
+    with np.load(tmp_path / "out" / record["predictions"]) as kept:
+        assert kept["top5"][:, 0].tolist() == wanted
+    assert wanted != plain

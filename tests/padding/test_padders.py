@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from timm.layers import AvgPool2dSame, BlurPool2d, CondConv2d, MaxPool2dSame
+from timm.layers import AvgPool2dSame, BlurPool2d, CondConv2d
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
 import pcpad

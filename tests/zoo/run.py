@@ -25,7 +25,7 @@ COLUMNS = ["model", "family", "kind", "parameters", "convs", "converted", "class
 COLUMNS += [f"size_{mode}" for mode in MODES] + [f"refused_{mode}" for mode in ("reflect", "circular")]
 COLUMNS += [f"layer_error_{mode}" for mode in MODES] + [f"result_error_{mode}" for mode in MODES]
 COLUMNS += ["ill_conditioned", "weight_scale", "idle", "dtype", "seconds", "code"]
-LARGE = 250_000_000
+LARGE = 600_000_000
 """Parameters from which on models run one at a time: 8 bytes each, and as much again for one layer's work."""
 PROVED = "proved"
 NOTHING = "no convolution pads"
@@ -205,10 +205,11 @@ def main(argv: list[str] | None = None) -> int:
     facts = {row["model"]: row for row in spread(survey, [(name,) for name in todo], options.workers, 400)}
     if options.families:
         smallest: dict[str, str] = {}
-        for name, row in sorted(facts.items(), key=lambda item: item[1]["parameters"]):
-            if row["converted"]:
+        all_facts = {name: row for name, row in rows.items() if row["code"] == code} | facts
+        for name, row in sorted(all_facts.items(), key=lambda item: int(item[1]["parameters"])):
+            if int(row["converted"]):
                 smallest.setdefault(row["family"], name)
-        todo = list(smallest.values())
+        todo = [name for name in smallest.values() if name in facts]
     todo.sort(key=lambda name: facts[name]["parameters"])
     small = [name for name in todo if facts[name]["parameters"] < LARGE]
     start, done = time.perf_counter(), 0
