@@ -17,12 +17,9 @@ SUBSET = {
     "timm/test_nfnet": "scaled standardized weights",
     "timm/tf_mobilenetv3_small_minimal_100": "TF-same",
     "timm/resnetv2_18d": "biased stem",
-    "timm/mobileone_s0": "branches that fold",
-    "timm/ghostnet_050": "concatenation",
-    "timm/mixnet_s": "kernels of 3 to 11",
+    "timm/repvit_m0_9": "branches that fold",
     "timm/efficientnet_cc_b0_4e": "CondConv2d, which is none",
     "timm/convnext_atto": "biased 7x7 depthwise, layer scale",
-    "timm/convmixer_1024_20_ks9_p14": "padding='same'",
     "torchvision/shufflenet_v2_x0_5": "torchvision's own",
     "torchvision/lraspp_mobilenet_v3_large": "segmentation, dilation",
 }
