@@ -20,12 +20,18 @@ def inspect_model(settings: InspectSettings) -> Inspection:
 
     Raises:
         ValueError: an unknown model, mode or size; a model that does not run at this size. OSError: the JSON file
-            cannot be written; it is opened first.
+            cannot be written, which is known before the work.
     """
     name, mode = resolve(settings.model, any_task=True), canonical(settings.padding)
-    if settings.out:
-        Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(settings.out).touch()
+    out = settings.out and Path(settings.out)
+    if out:
+        if out.is_dir():
+            raise ValueError(f"--out {out} is a folder: name the JSON file to write")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        new = not out.exists()
+        out.open("a").close()  # it can be written: known before the work
+        if new:
+            out.unlink()
     model = build_on_meta(name)
     channels, own = 3, OWN_SIZE
     if name.library == "timm":
@@ -42,6 +48,6 @@ def inspect_model(settings: InspectSettings) -> Inspection:
         inputs = ([torch.zeros(3, size, size)],)
     found = inspect(model, mode, size, inputs=inputs, channels=channels, search=settings.search)
     print(found)
-    if settings.out:
-        Path(settings.out).write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
     return found

@@ -199,7 +199,7 @@ def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "map too small, needs 37x37" in capsys.readouterr().out
     assert main(["inspect", "ssdlite320_mobilenet_v3_large"]) == 0  # its boxes need real numbers
     captured = capsys.readouterr()
-    assert "SSD at 224x224, partial padding: 32 of 98" in captured.out
+    assert "SSD on the given inputs, partial padding: 32 of 98" in captured.out
     assert "run for real" in captured.err
 
 
@@ -210,6 +210,7 @@ def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
         (["resnet18", "--padding", "partail"], "unknown padding mode 'partail'"),
         (["vgg11", "--size", "16"], "VGG does not run at 16x16"),
         (["resnet18", "--out", "/proc/nowhere/x.json"], "/proc/nowhere"),
+        (["resnet18", "--out", "/tmp"], "--out /tmp is a folder"),
     ],
 )
 def test_inspect_names_mistakes(argv, message, capsys):

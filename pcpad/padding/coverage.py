@@ -13,14 +13,18 @@ Pads = tuple[int, int, int, int]
 """Padding of one convolution as ``(top, bottom, left, right)``, in pixels."""
 
 
-def conv_pads(padding: str | tuple[int, int], kernel_size: tuple[int, int], dilation: tuple[int, int]) -> Pads:
+def pair(value) -> tuple[int, int]:
+    """A number for both axes, or one for each, as a tuple ``(height, width)``: torch takes either."""
+    return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def conv_pads(padding, kernel_size, dilation) -> Pads:
     """Pads of an ``nn.Conv2d`` as ``(top, bottom, left, right)``.
 
     Args:
-        padding: ``(height, width)``, ``"same"`` or ``"valid"``, as ``nn.Conv2d.padding`` holds it. An odd total
-            under ``"same"`` puts the extra pixel at the bottom and the right, as torch does.
-        kernel_size: ``(height, width)``.
-        dilation: ``(height, width)``.
+        padding: an int, ``(height, width)``, ``"same"`` or ``"valid"``, as ``nn.Conv2d.padding`` holds it. An odd
+            total under ``"same"`` puts the extra pixel at the bottom and the right, as torch does.
+        kernel_size, dilation: an int or ``(height, width)``.
 
     Raises:
         ValueError: `padding` is another string.
@@ -28,11 +32,12 @@ def conv_pads(padding: str | tuple[int, int], kernel_size: tuple[int, int], dila
     if padding == "valid":
         return (0, 0, 0, 0)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        totals = [d * (k - 1) for d, k in zip(pair(dilation), pair(kernel_size), strict=True)]
         return (totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2)
     if isinstance(padding, str):
         raise ValueError(f"padding {padding!r} is not one of 'same', 'valid' or a pair of integers")
-    return (padding[0], padding[0], padding[1], padding[1])
+    height, width = pair(padding)
+    return (height, height, width, width)
 
 
 def same_pads(

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcpad.padding.coverage import Pads, conv_pads
+from pcpad.padding.partial import sole_input
 
 SMALLEST = {"reflect": lambda pad: pad + 1, "replicate": lambda pad: 1, "circular": lambda pad: pad}
 """Mode to the shortest side, in pixels, that can fill a pad of that many pixels."""
@@ -55,7 +56,8 @@ class FilledPadding:
     pcpad_weight = None
     """For a class that does not convolve with `weight`: a function of the convolution."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args, **kwargs) -> Tensor:
+        x = sole_input(args, kwargs)
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
@@ -68,7 +70,7 @@ class FilledPadding:
 class FilledConv2d(FilledPadding, nn.Conv2d):
     """An ``nn.Conv2d`` that fills its padding from the image and explains itself where the image is too small.
 
-    The same numbers as ``nn.Conv2d(..., padding_mode=mode)``, with the same constructor and state dict.
+    The same numbers as ``nn.Conv2d(..., padding_mode=mode)``, with the same state dict. Made by `pcpad.convert`.
 
     Attributes:
         pcpad_on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.

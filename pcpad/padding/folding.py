@@ -19,18 +19,26 @@ SELF_REPLACING = {"timm.models.repvit": "RepVggDw", "timm.models.shvit": "Conv2d
 
 
 class Refusal:
-    """What stands in the place of a folding method of a converted block. It can be copied and pickled."""
+    """What stands in the place of a folding method of a converted block. It is copied and pickled with the block."""
 
-    def __init__(self, kind: str, method: str):
-        self.kind, self.method = kind, method
+    def __init__(self, module: nn.Module, method: str):
+        self.module, self.method = module, method
 
-    def __call__(self, *_, **__):
+    def __call__(self, *args, **kwargs):
+        kind = type(self.module)
+        if not holds_converted(self.module):  # all of it is back at zeros by now
+            return getattr(kind, self.method)(self.module, *args, **kwargs)
         raise ValueError(
-            f"{self.kind}.{self.method}() is refused after pcpad.convert: it would build a convolution with zero "
-            "padding (the mode would be lost), and with partial padding the folded branches have different ratios, so "
-            "that no single kernel equals them. Keep the model as it is, or go back with "
+            f"{kind.__qualname__}.{self.method}() is refused after pcpad.convert: it would build a convolution with "
+            "zero padding (the mode would be lost), and with partial padding the folded branches have different "
+            "ratios, so that no single kernel equals them. Keep the model as it is, or go back with "
             "pcpad.convert(model, 'zeros') and fold then"
         )
+
+
+def holds_converted(module: nn.Module) -> bool:
+    """Whether a convolution in a module is converted."""
+    return any(behaviour_of(m) for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 @cache
@@ -49,14 +57,12 @@ def folding_methods(kind: type) -> list[str]:
 def guard_folding(model: nn.Module) -> None:
     """Refuse the folding methods of every module that holds a converted convolution, allow those of the others."""
     for module in model.modules():
-        methods = folding_methods(type(module))
-        if methods:
-            converted = any(behaviour_of(m) for m in module.modules() if isinstance(m, nn.Conv2d))
-            for name in methods:
-                if converted:
-                    vars(module)[name] = Refusal(type(module).__qualname__, name)
-                elif isinstance(vars(module).get(name), Refusal):
-                    del vars(module)[name]
+        for name in folding_methods(type(module)):
+            own = vars(module).get(name)  # what a user has set on the instance is left alone
+            if own is None and holds_converted(module):
+                vars(module)[name] = Refusal(module, name)
+            elif isinstance(own, Refusal) and not holds_converted(module):
+                del vars(module)[name]
 
 
 def folded(model: nn.Module) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from pcpad.padding.coverage import Pads, conv_pads, same_pads
+from pcpad.padding.coverage import Pads, conv_pads, pair, same_pads
 from pcpad.padding.filled import FilledConv2d, FilledPadding
 from pcpad.padding.partial import PartialConv2d, PartialPadding
 
@@ -62,7 +62,7 @@ def tf_same(conv: nn.Conv2d, height: int, width: int) -> Pads:
     """Pads of timm's ``Conv2dSame``; of a ``...StdConv2dSame`` its static ones where TF's do not depend on the size."""
     if not getattr(conv, "same_pad", True):
         return conv_pads(conv.padding, conv.kernel_size, conv.dilation)
-    return same_pads((height, width), conv.kernel_size, conv.stride, conv.dilation)
+    return same_pads((height, width), pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation))
 
 
 def exported_same(conv: nn.Conv2d, height: int, width: int) -> Pads:
@@ -73,7 +73,7 @@ def exported_same(conv: nn.Conv2d, height: int, width: int) -> Pads:
     return (top, bottom, left, right)
 
 
-HANDLERS: dict[str, ConvHandler] = {
+KNOWN: dict[str, ConvHandler] = {
     "torch.nn.modules.conv.Conv2d": ConvHandler(),
     "timm.layers.conv2d_same.Conv2dSame": ConvHandler(pads=tf_same),
     "timm.layers.conv2d_same.Conv2dSameExport": ConvHandler(pads=exported_same),
@@ -82,7 +82,14 @@ HANDLERS: dict[str, ConvHandler] = {
     "timm.layers.std_conv.ScaledStdConv2d": ConvHandler(scaled_standardized),
     "timm.layers.std_conv.ScaledStdConv2dSame": ConvHandler(scaled_standardized, tf_same),
 }
-"""Qualified class name to what surgery must know of it. Only exact types are looked up."""
+"""The libraries' classes by qualified name, so that timm need not be imported."""
+REGISTERED: dict[type, ConvHandler] = {}
+"""Classes that were registered. Two classes of one name, as a notebook makes them, are two classes."""
+
+
+def handler_of(kind: type) -> ConvHandler | None:
+    """What surgery must know of exactly this class; None if it is not known."""
+    return REGISTERED.get(kind) or KNOWN.get(qualified(kind))
 
 
 def register_conv(
@@ -111,10 +118,9 @@ def register_conv(
     """
     if not (isinstance(conv_class, type) and issubclass(conv_class, nn.Conv2d)):
         raise TypeError(f"register_conv takes a subclass of torch.nn.Conv2d, not {conv_class!r}")
-    name = qualified(conv_class)
-    if name in HANDLERS or issubclass(conv_class, tuple(PLAIN)):
-        raise ValueError(f"{name} is known to pcpad already, or made from one of its layers")
-    HANDLERS[name] = ConvHandler(weight, pads)
+    if handler_of(conv_class) or issubclass(conv_class, tuple(PLAIN)):
+        raise ValueError(f"{qualified(conv_class)} is known to pcpad already, or made from one of its layers")
+    REGISTERED[conv_class] = ConvHandler(weight, pads)
 
 
 def qualified(kind: type) -> str:
@@ -151,9 +157,10 @@ def derive(behaviour: type | None, conv_class: type) -> type:
         return conv_class
     if conv_class is nn.Conv2d:
         return PLAIN[behaviour]
-    if issubclass(conv_class, nn.Conv2d) and qualified(conv_class) not in HANDLERS:
+    handler = handler_of(conv_class)
+    if issubclass(conv_class, nn.Conv2d) and handler is None:
         raise ValueError(f"{qualified(conv_class)} is not known to pcpad here: call pcpad.register_conv for it first")
-    handler = HANDLERS.get(qualified(conv_class), ConvHandler())
+    handler = handler or ConvHandler()
     body = {
         "__module__": conv_class.__module__,
         "__doc__": f"{conv_class.__qualname__} with {behaviour.__name__}, made by pcpad.convert.",

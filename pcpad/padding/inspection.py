@@ -1,35 +1,34 @@
 """inspect: what the padding of a model does at an input size, from one forward pass without computing anything."""
 
+import copy
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pcpad.padding.coverage import Pads, conv_pads, coverage
+from pcpad.padding.coverage import Pads, conv_pads, coverage, pair
 from pcpad.padding.filled import SMALLEST
 from pcpad.padding.folding import folded
-from pcpad.padding.handlers import HANDLERS, original_class, qualified
+from pcpad.padding.handlers import handler_of, original_class
 from pcpad.padding.modes import canonical
 from pcpad.padding.padders import describe, pads_something
 from pcpad.padding.report import SurgeryReport, text_table
 from pcpad.padding.sizes import smallest_size
-from pcpad.padding.surgery import layer_report, may_pad, module_names, refuse_wrapped
+from pcpad.padding.surgery import Wanted, layer_report, may_pad, module_names, refuse_wrapped
 
 FUNCTIONS = {
     F.pad: ("pad", 1, ()),
-    F.conv1d: ("padding", 4, 0),
-    F.conv2d: ("padding", 4, 0),
-    F.conv3d: ("padding", 4, 0),
-    F.conv_transpose2d: ("padding", 4, 0),
+    torch.constant_pad_nd: ("pad", 1, ()),
     F.unfold: ("padding", 3, 0),
-    F.fold: ("padding", 4, 0),
-    F.avg_pool2d: ("padding", 3, 0),
-    torch.max_pool2d: ("padding", 3, 0),
+    **dict.fromkeys([F.conv1d, F.conv2d, F.conv3d, F.fold, torch.convolution], ("padding", 4, 0)),
+    **dict.fromkeys([F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d], ("padding", 4, 0)),
+    **dict.fromkeys([F.avg_pool1d, F.avg_pool2d, F.avg_pool3d], ("padding", 3, 0)),
+    **dict.fromkeys([torch.max_pool1d, torch.max_pool2d, torch.max_pool3d], ("padding", 3, 0)),
+    **dict.fromkeys([F.max_pool1d_with_indices, F.max_pool2d_with_indices], ("padding", 3, 0)),
 }
 """Functions that pad: the name, the position and the default of the argument that says by how much."""
 
@@ -79,7 +78,7 @@ class Inspection:
     """What `inspect` found. ``print(inspection)`` shows tables, ``to_dict()`` is ready for JSON.
 
     Attributes:
-        size: side of the square input, in pixels.
+        size: side of the square input, in pixels; None where inputs were given.
         surgery: what convert would do (nothing was changed).
         geometry: one entry for each convolution that pads and was called.
         functional: padding outside of modules.
@@ -89,7 +88,7 @@ class Inspection:
         idle: convolutions that pad and were not called.
     """
 
-    size: int
+    size: int | None
     surgery: SurgeryReport
     geometry: tuple[LayerGeometry, ...]
     functional: tuple[FunctionalPadding, ...]
@@ -118,7 +117,8 @@ class Inspection:
                 if g and any(h < g.smallest_map[0] or w < g.smallest_map[1] for h, w in g.maps):
                     words.append(f"map too small, needs {by(g.smallest_map)}")
                 rows.append((*shown, ": ".join(filter(None, words))))
-        head = f"{report.model} at {self.size}x{self.size}, {report.mode} padding: "
+        at_size = f"at {self.size}x{self.size}" if self.size else "on the given inputs"
+        head = f"{report.model} {at_size}, {report.mode} padding: "
         head += f"{len(report.converted)} of {report.num_convs} convolutions would be converted, {still} pad nothing"
         lines = [head, *([f"warning: {report.warning}"] if report.warning else []), text_table(rows)]
         lines += [
@@ -171,17 +171,32 @@ class FunctionWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = None) -> dict[nn.Conv2d, list]:
-    """Run a model and note the input size of every call of every convolution.
+def stand_in(model: nn.Module, on_meta: bool) -> nn.Module:
+    """A copy to run, so that whatever a forward or ``eval()`` does to its module does not happen to the model.
 
     Args:
-        inputs: the positional arguments of the model. Where they are tensors on the meta device the parameters and
-            buffers are taken there too, for this call.
+        on_meta: take every tensor that the modules hold to the meta device, which needs no memory.
+    """
+    memo: dict[int, Tensor] = {}
+    for module in model.modules() if on_meta else ():
+        for held in (module._parameters, module._buffers, vars(module)):
+            for tensor in held.values():
+                if isinstance(tensor, Tensor):
+                    bare = tensor.detach().to("meta")
+                    memo[id(tensor)] = nn.Parameter(bare, False) if isinstance(tensor, nn.Parameter) else bare
+    return copy.deepcopy(model, memo).eval()
+
+
+def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = None) -> dict[nn.Conv2d, list]:
+    """Run a stand-in and note the input size of every call of every convolution.
+
+    Args:
+        inputs: the positional arguments of the model.
     """
     calls: dict[nn.Conv2d, list[tuple[int, int]]] = {}
 
     def note(conv, args, kwargs):
-        x = args[0] if args else kwargs["input"]
+        x = (*args, *kwargs.values())[0]
         calls.setdefault(conv, []).append((int(x.shape[-2]), int(x.shape[-1])))
 
     def enter(module, _):
@@ -190,7 +205,6 @@ def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = No
     def leave(module, _, __):
         watch.stack.pop()
 
-    was_training = [m for m in model.modules() if m.training]
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
@@ -198,28 +212,16 @@ def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = No
             if watch:
                 stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
                 stack.callback(module.register_forward_hook(leave, always_call=True).remove)
-        stack.callback(set_training, was_training)
-        model.eval()
         stack.enter_context(torch.no_grad())
         if watch:
             stack.enter_context(watch)
-        if all(isinstance(x, Tensor) and x.is_meta for x in inputs):
-            held = dict(model.named_parameters()) | dict(model.named_buffers())
-            functional_call(model, {name: t.to("meta") for name, t in held.items()}, inputs)
-        else:
-            model(*inputs)
+        model(*inputs)
     return calls
-
-
-def set_training(modules: list[nn.Module]) -> None:
-    """Put modules, not what they hold, into training mode."""
-    for module in modules:
-        module.training = True
 
 
 def pads_at(conv: nn.Conv2d, size: tuple[int, int]) -> Pads:
     """Pads of a convolution for an input map of this size; zeros of a class that is not known."""
-    handler = HANDLERS.get(qualified(original_class(conv)))
+    handler = handler_of(original_class(conv))
     if handler and handler.pads:
         return handler.pads(conv, *size)
     return conv_pads(conv.padding, conv.kernel_size, conv.dilation)
@@ -254,39 +256,46 @@ def inspect(
     Raises:
         ValueError: an unknown mode; a wrapped, compiled or scripted model; a subclass of Conv2d that pcpad does not
             know; a model that cannot run on the meta device or at this size (the message says what it said).
+        TypeError: `inputs` is not a tuple.
     """
     mode = canonical(mode)
     refuse_wrapped(model)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"size must be a whole number of at least 1, not {size!r}")
+    if inputs is not None and not isinstance(inputs, tuple):
+        raise TypeError(f"inputs is the tuple of the model's arguments, (x,) for one, not {type(inputs).__name__}")
     names = module_names(model)
-    layers = [layer_report(m, paths, mode, True, False) for m, paths in names.items()]
+    layers = [layer_report(m, paths, Wanted(mode), True) for m, paths in names.items()]
     report = SurgeryReport(
         type(model).__qualname__, mode, 1.0, "raise", tuple(x for x in layers if x), tuple(folded(model))
     )
-    padded = [m for m in names if isinstance(m, nn.Conv2d) and may_pad(m)]
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    model = stand_in(model, inputs is None or all(isinstance(x, Tensor) and x.is_meta for x in inputs))
+    names = module_names(model)
+    padded = [m for m in names if isinstance(m, nn.Conv2d) and may_pad(m)]
 
     def empty(side: int) -> tuple:
         return (torch.empty(1, channels, side, side, device="meta", dtype=dtype),)
 
     watch = FunctionWatch(names)
     try:
-        calls = conv_calls(model, inputs or empty(size), watch)
+        calls = conv_calls(model, empty(size) if inputs is None else inputs, watch)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f"at {size}x{size} with {channels} channels" if inputs is None else "on the given inputs"
         raise ValueError(
-            f"{type(model).__qualname__} does not run at {size}x{size} with {channels} channels on the meta device "
-            f"({first}): choose another size or number of channels, or give inputs=(...) to run it for real"
+            f"{type(model).__qualname__} does not run {where} ({first}): choose another size or number of channels (in "
+            "Python, inputs=... runs it for real)"
         ) from error
-    least, each = (None, {}) if inputs or not search else smallest_inputs(model, padded, mode, size, calls, empty)
+    search = search and inputs is None
+    least, each = (None, {}) if not search else smallest_inputs(model, padded, mode, size, calls, empty)
     return Inspection(
-        size=size,
+        size=size if inputs is None else None,
         surgery=report,
         geometry=tuple(layer_geometry(m, names[m][0], calls[m], mode, each.get(m)) for m in padded if m in calls),
         functional=tuple(FunctionalPadding(*where, count) for where, count in watch.found.items()),
         smallest_input=least,
-        searched=search and not inputs,
+        searched=search,
         idle=tuple(names[m][0] for m in padded if m not in calls),
     )
 
@@ -294,17 +303,17 @@ def inspect(
 def layer_geometry(conv: nn.Conv2d, name: str, maps: list, mode: str, smallest: int | None) -> LayerGeometry:
     """`LayerGeometry` of one convolution from the sizes of its input maps."""
     border = total = 0
-    fewest, need = conv.kernel_size[0] * conv.kernel_size[1], (1, 1)
+    kernel_size, stride, dilation = pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation)
+    taps, fewest, need = kernel_size[0] * kernel_size[1], None, (1, 1)
     for size in dict.fromkeys(maps):
         pads = pads_at(conv, size)
-        n = coverage(size, conv.kernel_size, conv.stride, conv.dilation, pads)
-        taps = conv.kernel_size[0] * conv.kernel_size[1]
+        n = coverage(size, kernel_size, stride, dilation, pads, device="cpu")
         border += int((n < taps).sum()) * maps.count(size)
         total += n.numel() * maps.count(size)
         if bool((n > 0).any()):
-            fewest = min(fewest, int(n[n > 0].min()))
+            fewest = min(fewest or taps, int(n[n > 0].min()))
         need = tuple(map(max, need, smallest_map(pads, mode)))
-    ratio = conv.kernel_size[0] * conv.kernel_size[1] / fewest
+    ratio = taps / fewest if fewest else None
     return LayerGeometry(name, tuple(dict.fromkeys(maps)), border / total, ratio, need, smallest)
 
 
@@ -332,7 +341,7 @@ def smallest_inputs(model, padded, mode, size, calls, empty) -> tuple[int | None
     groups: dict[tuple, list[nn.Conv2d]] = {}  # layers of the same maps and needs have the same answer
     for conv in padded:
         key = tuple((map_, smallest_map(pads_at(conv, map_), mode)) for map_ in dict.fromkeys(calls.get(conv, ())))
-        groups.setdefault((key, conv.stride, conv.kernel_size, conv.dilation), []).append(conv)
+        groups.setdefault((key, pair(conv.stride), pair(conv.kernel_size), pair(conv.dilation)), []).append(conv)
     each = {}
     for convs in groups.values():
         each |= dict.fromkeys(convs, search(convs))

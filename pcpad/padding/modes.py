@@ -61,7 +61,7 @@ def canonical(name: str) -> str:
         ValueError: an unknown name; the message lists the choices and the nearest.
     """
     name = "zeros" if name == "zero" else name
-    if name not in PADDING_MODES:
+    if not isinstance(name, str) or name not in PADDING_MODES:
         near = get_close_matches(str(name), PADDING_MODES, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown padding mode {name!r}: choose from {', '.join(PADDING_MODES)}{hint}")

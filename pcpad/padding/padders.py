@@ -15,7 +15,7 @@ def pads_something(padding) -> bool:
         return any(pads_something(one) for one in padding)
     if isinstance(padding, str):
         return padding.lower() not in ("", "valid", "none")
-    return isinstance(padding, int) and padding != 0
+    return isinstance(padding, int) and padding > 0  # a negative one crops
 
 
 def describe(module: nn.Module) -> str | None:

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 
-from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, ratio
+from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
 
 
 @torch.fx.wrap  # one node in a symbolic trace, so that a trace does not depend on the input size
@@ -35,8 +36,9 @@ def rescale_border(
     """
     size = (x.shape[-2], x.shape[-1])
     plain = type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing()
-    # A fake or traced tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
-    make = ratio if torch.compiler.is_compiling() or not plain else cached_ratio
+    # A fake, traced or transformed tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
+    apart = torch.compiler.is_compiling() or not plain or peek_interpreter_stack() is not None
+    make = ratio if apart else cached_ratio
     if torch.jit.is_tracing():
         size = (int(size[0]), int(size[1]))
     r = make(size, kernel_size, stride, dilation, pads, power, y.dtype, y.device)
@@ -44,6 +46,14 @@ def rescale_border(
         return y * r  # times 1 changes no bit, and times 0 only meets the 0 of a window without taps
     b = bias.to(y.dtype).view(-1, 1, 1)
     return torch.where(r == 1, y, (y - b) * r + b * (r != 0))
+
+
+def sole_input(args: tuple, kwargs: dict) -> Tensor:
+    """The one argument of a convolution's forward, whatever its class calls it."""
+    given = (*args, *kwargs.values())
+    if len(given) != 1:
+        raise TypeError(f"a convolution takes one input, not {len(given)} arguments")
+    return given[0]
 
 
 class PartialPadding:
@@ -56,7 +66,8 @@ class PartialPadding:
     pcpad_pads = None
     """For a class that does not pad by `padding`: a function of the convolution and its input's height and width."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args, **kwargs) -> Tensor:
+        x = sole_input(args, kwargs)
         y = super().forward(x)
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
@@ -64,7 +75,8 @@ class PartialPadding:
             pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
         if not any(pads):
             return y
-        return rescale_border(y, x, self.bias, self.kernel_size, self.stride, self.dilation, pads, self.pcpad_power)
+        kernel_size, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
+        return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", power={self.pcpad_power}" if self.pcpad_power != 1 else "")

@@ -24,7 +24,7 @@ def is_average_pool(module: nn.Module) -> bool:
     return base_class(module) is nn.AvgPool2d or qualified(original_class(module)) == SAME_POOL
 
 
-def judge_pool(pool: nn.AvgPool2d, wanted: bool) -> tuple[str, str] | None:
+def judge_pool(pool: nn.AvgPool2d, chosen: bool, wanted: bool) -> tuple[str, str] | None:
     """Action and reason for one average pool; None if it does not pad."""
     same = qualified(original_class(pool)) == SAME_POOL
     ours = hasattr(pool, "pcpad_counted_padding")
@@ -32,6 +32,8 @@ def judge_pool(pool: nn.AvgPool2d, wanted: bool) -> tuple[str, str] | None:
         return None
     if not same and pool.divisor_override is not None:
         return "left", "divides by its own divisor_override"
+    if not chosen:
+        return "left", "not selected"
     counts = ours or same or pool.count_include_pad
     if not counts:
         return "left", "does not count padding"

@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
-from pcpad.padding.coverage import conv_pads
+from pcpad.padding.coverage import conv_pads, pair
 from pcpad.padding.filled import FilledPadding
 from pcpad.padding.folding import folded, guard_folding
-from pcpad.padding.handlers import HANDLERS, behaviour_of, derive, original_class, put_class, qualified
-from pcpad.padding.modes import PADDING_MODES, PaddingMode, canonical
+from pcpad.padding.handlers import behaviour_of, derive, handler_of, original_class, put_class, qualified
+from pcpad.padding.modes import PADDING_MODES, canonical
 from pcpad.padding.padders import describe
 from pcpad.padding.partial import PartialConv2d, PartialPadding
 from pcpad.padding.pools import count_padding, is_average_pool, judge_pool
@@ -85,7 +86,8 @@ def convert(
 
     names = module_names(model)
     chosen = select(names, include, exclude)
-    planned = [(m, layer_report(m, paths, mode, m in chosen, pools)) for m, paths in names.items()]
+    wanted = Wanted(mode, float(power), on_small, pools)
+    planned = [(m, layer_report(m, paths, wanted, m in chosen)) for m, paths in names.items()]
     plan = [(module, layer) for module, layer in planned if layer is not None]
     report = SurgeryReport(
         model=type(model).__qualname__,
@@ -100,15 +102,18 @@ def convert(
             f"convert(model, {mode!r}) would change nothing: none of the {report.num_convs} convolutions of "
             f"{type(model).__qualname__} that were selected pads its input"
         )
+    for module, layer in plan:
+        if layer.is_conv and layer.action in ("converted", "kept"):
+            derive(PADDING_MODES[mode].behaviour, original_class(module))  # raises now, if a class cannot be derived
+    if report.warning:
+        warnings.warn(report.warning, stacklevel=2)
     for module, layer in plan:  # nothing raises from here on, so a model is never left half converted
         if layer.action in ("converted", "kept", "restored"):
             if isinstance(module, nn.Conv2d):
-                put_mode(module, PADDING_MODES[mode], layer.name, float(power), on_small)
+                put_mode(module, layer.name, wanted)
             elif layer.action != "kept":
                 count_padding(module, layer.action == "restored")
     guard_folding(model)
-    if report.warning:
-        warnings.warn(report.warning, stacklevel=2)
     return report
 
 
@@ -118,12 +123,13 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise TypeError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
     for name, module in model.named_modules():
         where = f"its module {name!r}" if name else "the model"
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        kinds = [qualified(base) for base in type(module).__mro__]
+        wrapper = next((kind for kind in kinds if kind in WRAPPERS), None)
         fsdp2 = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{where} is scripted or traced ({kind}): convert first, then script")
-        if kind in WRAPPERS or fsdp2:
-            raise ValueError(f"{where} is wrapped ({kind}): {WRAPPERS.get(kind, 'convert before wrapping')}")
+            raise ValueError(f"{where} is scripted or traced ({kinds[0]}): convert first, then script")
+        if wrapper or fsdp2:
+            raise ValueError(f"{where} is wrapped ({kinds[0]}): {WRAPPERS.get(wrapper, 'convert before wrapping')}")
         if module._compiled_call_impl is not None:
             raise ValueError(f"{where} is compiled: convert first, then call compile()")
 
@@ -155,12 +161,22 @@ def select(names: dict[nn.Module, list[str]], include, exclude) -> set[nn.Module
     return chosen if exclude is None else chosen - matching(exclude, "exclude")
 
 
-def layer_report(module: nn.Module, paths: list[str], mode: str, chosen: bool, pools: bool) -> LayerReport | None:
+@dataclass(frozen=True)
+class Wanted:
+    """What a call of convert asks for; the fields are its arguments."""
+
+    mode: str
+    power: float = 1.0
+    on_small: str = "raise"
+    pools: bool = False
+
+
+def layer_report(module: nn.Module, paths: list[str], wanted: Wanted, chosen: bool) -> LayerReport | None:
     """What is to be done to one module, and why; None for a module that is no convolution and does not pad."""
     if isinstance(module, nn.Conv2d):
-        verdict = judge_conv(module, paths[0], mode, chosen)
+        verdict = judge_conv(module, paths[0], wanted, chosen)
     elif is_average_pool(module):
-        verdict = judge_pool(module, chosen and pools)
+        verdict = judge_pool(module, chosen, wanted.pools)
     else:
         reason = describe(module)
         verdict = reason and ("left", reason)
@@ -179,25 +195,38 @@ def layer_report(module: nn.Module, paths: list[str], mode: str, chosen: bool, p
     )
 
 
-def judge_conv(conv: nn.Conv2d, name: str, mode: str, chosen: bool) -> tuple[str, str]:
+def judge_conv(conv: nn.Conv2d, name: str, wanted: Wanted, chosen: bool) -> tuple[str, str]:
     """Action and reason for one convolution."""
     original, current = original_class(conv), behaviour_of(conv)
     if not chosen:
         return "left", "not selected"
-    if qualified(original) not in HANDLERS:
-        if mode == "zeros":
+    if handler_of(original) is None:
+        if wanted.mode == "zeros":
             return "left", "not converted by pcpad"
         raise ValueError(unknown_class(name, original))
-    if not may_pad(conv):
-        return "left", "pads nothing"
-    if current is None and conv.padding_mode != "zeros":
-        if original is nn.Conv2d:
-            return "left", f"pads with {conv.padding_mode!r} by its own design"
-        return "left", f"has padding_mode={conv.padding_mode!r}, which {original.__qualname__} does not follow"
-    if mode == "zeros" and current is None:
-        return "left", "has zeros already"
-    same = current is PADDING_MODES[mode].behaviour and conv.padding_mode == PADDING_MODES[mode].padding_mode
-    return ("kept", "has the mode already") if same else ("converted", "")
+    if current is None:
+        if not may_pad(conv):
+            return "left", "pads nothing"
+        if conv.padding_mode != "zeros":
+            if original is nn.Conv2d:
+                return "left", f"pads with {conv.padding_mode!r} by its own design"
+            return "left", f"has padding_mode={conv.padding_mode!r}, which {original.__qualname__} does not follow"
+        if wanted.mode == "zeros":
+            return "left", "has zeros already"
+        if {"forward", "_conv_forward"} & set(vars(conv)):
+            raise ValueError(
+                f"layer {name!r} has a forward of its own, set on the object (as accelerate's hooks do), which would "
+                "go on with zeros: take it off, convert, and put it on again; or leave the layer with "
+                f"exclude={name!r}"
+            )
+    target = PADDING_MODES[wanted.mode]
+    if current is not target.behaviour or conv.padding_mode != target.padding_mode:
+        return "converted", ""
+    for option, attribute in (("power", "pcpad_power"), ("on_small", "pcpad_on_small")):
+        held, asked = getattr(conv, attribute, None), getattr(wanted, option)
+        if held not in (None, asked):
+            return "converted", f"{option} {held} -> {asked}"
+    return "kept", "has the mode already"
 
 
 def unknown_class(name: str, kind: type) -> str:
@@ -215,27 +244,28 @@ def unknown_class(name: str, kind: type) -> str:
 
 def may_pad(conv: nn.Conv2d) -> bool:
     """Whether a convolution pads an input of some size."""
-    pads = HANDLERS[qualified(original_class(conv))].pads
+    pads = handler_of(original_class(conv)).pads
     if pads is None:
         return any(conv_pads(conv.padding, conv.kernel_size, conv.dilation))
-    return any(any(pads(conv, size, size)) for size in range(1, 1 + max(*conv.stride, 1) * 2))
+    return any(any(pads(conv, size, size)) for size in range(1, 1 + max(pair(conv.stride)) * 2))
 
 
-def put_mode(conv: nn.Conv2d, mode: PaddingMode, name: str, power: float, on_small: str) -> None:
+def put_mode(conv: nn.Conv2d, name: str, wanted: Wanted) -> None:
     """Put one convolution into a mode."""
+    mode = PADDING_MODES[wanted.mode]
     for attribute in ("pcpad_power", "pcpad_on_small", "pcpad_layer"):
         vars(conv).pop(attribute, None)
     put_class(conv, derive(mode.behaviour, original_class(conv)))
     conv.padding_mode = mode.padding_mode
     if mode.behaviour is PartialPadding:
-        conv.pcpad_power = power
+        conv.pcpad_power = wanted.power
     elif mode.behaviour is FilledPadding:
-        conv.pcpad_on_small, conv.pcpad_layer = on_small, name
+        conv.pcpad_on_small, conv.pcpad_layer = wanted.on_small, name
 
 
 def padding_shown(module: nn.Module) -> str | tuple[int, ...] | None:
     """A module's padding as it holds it; ``"same"`` where it follows the input size."""
-    handler = HANDLERS.get(qualified(original_class(module)))
+    handler = handler_of(original_class(module))
     if (handler and handler.pads and getattr(module, "same_pad", True)) or getattr(module, "dynamic_padding", False):
         return "dynamic"
     padding = getattr(module, "padding", None)

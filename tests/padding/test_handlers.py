@@ -95,11 +95,11 @@ def test_timm_subclasses_equal_loops_in_every_mode(kind, geometry):
 def test_a_wrong_handler_would_be_seen(monkeypatch, wrong):
     """The control: raw weights for standardized ones, or torch's pads for TensorFlow's, must not pass."""
     name = "timm.layers.std_conv.StdConv2dSame"
-    right = handlers.HANDLERS[name]
+    right = handlers.KNOWN[name]
     bad = handlers.ConvHandler(weight=None if wrong == "weights" else right.weight, pads=right.pads)
     if wrong == "pads":
         bad = handlers.ConvHandler(right.weight, lambda conv, h, w: (1, 1, 1, 1))
-    monkeypatch.setitem(handlers.HANDLERS, name, bad)
+    monkeypatch.setitem(handlers.KNOWN, name, bad)
     handlers.derive.cache_clear()
     kernel, stride, dilation, groups, size = GEOMETRIES[1]
     conv = timm_conv("StdConv2dSame", kernel, stride, dilation, groups)
@@ -192,12 +192,11 @@ class Gated(nn.Conv2d):
 
 @pytest.fixture
 def registered():
-    name = handlers.qualified(Gated)
     pcpad.register_conv(
         Gated, weight=lambda conv: conv.weight * conv.gate, pads=lambda conv, height, width: (2, 0, 0, 0)
     )
     yield Gated
-    del handlers.HANDLERS[name]
+    del handlers.REGISTERED[Gated]
     handlers.derive.cache_clear()
 
 

@@ -111,22 +111,23 @@ def fixed_size(entry: Entry) -> bool:
     return "ssd" in entry.name
 
 
-def run(entry: Entry, model: nn.Module, size: int, device=None, dtype=None, seed: int = 1) -> list[torch.Tensor]:
-    """The floating-point tensors of the result for one random square image."""
+def run(entry: Entry, model: nn.Module, size: int | tuple[int, int], device=None, seed: int = 1) -> list[torch.Tensor]:
+    """The floating-point tensors of the result for one random image: `size` is its side, or (height, width)."""
+    height, width = size if isinstance(size, tuple) else (size, size)
     generator = torch.Generator().manual_seed(seed)
-    dtype = dtype or torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
 
     def image():
         channels = 3
         if entry.kind == "timm":
             channels = model.pretrained_cfg.get("input_size", (3, 224, 224))[0]
         if device == "meta":
-            return torch.empty(1, channels, size, size, device="meta", dtype=dtype)
-        return torch.randn(1, channels, size, size, generator=generator, dtype=dtype)
+            return torch.empty(1, channels, height, width, device="meta", dtype=dtype)
+        return torch.randn(1, channels, height, width, generator=generator, dtype=dtype)
 
     if entry.kind == "detection":
         if not fixed_size(entry):
-            model.transform.min_size, model.transform.max_size = (size,), size
+            model.transform.min_size, model.transform.max_size = (min(height, width),), max(height, width)
         parts = [getattr(model, "head", None)]
         if hasattr(model, "rpn"):
             parts = [model.rpn.head, *(m for n, m in model.roi_heads.named_children() if n.endswith("_predictor"))]

@@ -36,16 +36,19 @@ class Proof:
 
     Attributes:
         convs: number of Conv2d modules. padded: of them those that pad, all of which are converted.
-        sizes: padding mode to the side of the input, in pixels (partial and replicate also ran at reflect's); None
+        sizes: padding mode to the side of the input, in pixels; None
             where no side lets the mode fill every map, and the proof was made at the model's own side with
             ``on_small="replicate"``.
         layer_error: padding mode to the worst relative error of a converted convolution's own output.
         result_error: padding mode to the relative error of the model's result.
+        wide: height and width of the larger maps on which partial, replicate and circular ran a second time; None
+            where reflect has no size of its own.
         refused: filling mode to the side just below, where the named error was raised; None where there is none.
         noise: padding mode to how far noise of rounding size on each layer moves the result, where its error is above
             the bound.
+        untouched: input size to the result of the model before any conversion.
         scale: of the weights that were drawn (`redraw`).
-        idle: names of padded convolutions that the model never calls in eval mode.
+        idle: names of padded convolutions that the model does not use in eval mode: never called, weights never read.
     """
 
     convs: int = 0
@@ -53,9 +56,11 @@ class Proof:
     sizes: dict[str, int | None] = field(default_factory=dict)
     layer_error: dict[str, float] = field(default_factory=dict)
     result_error: dict[str, float] = field(default_factory=dict)
+    wide: tuple[int, int] | None = None
     refused: dict[str, int | None] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
+    untouched: dict = field(default_factory=dict, repr=False)
     idle: list[str] = field(default_factory=list)
 
 
@@ -73,7 +78,7 @@ def worst(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
     return max(relative(a, b) for a, b in zip(got, wanted, strict=True))
 
 
-def demands(entry: models.Entry, model: nn.Module, size: int, device) -> list[tuple] | None:
+def demands(entry: models.Entry, model: nn.Module, size, device) -> list[tuple] | None:
     """Input size and pads of every call of a padded convolution, or None where the model does not run."""
     calls = []
 
@@ -89,8 +94,12 @@ def demands(entry: models.Entry, model: nn.Module, size: int, device) -> list[tu
     return calls
 
 
-def find_sizes(entry: models.Entry, modes) -> tuple[dict[str, int], dict[str, int | None]]:
-    """For each mode the smallest side at which the model runs and fills, and the next smaller one that runs."""
+def find_sizes(entry: models.Entry, modes) -> tuple[dict, dict, tuple[int, int] | None]:
+    """For each mode the smallest side at which the model runs and fills, and the next smaller one that runs.
+
+    Third, an input of reflect's height that is wider, if the model takes one: there every map is larger than its
+    pads, and left cannot be taken for right, nor rows for columns, as on a map of one pixel.
+    """
     device, model = "meta", models.build_on_meta(entry)
     own = models.own_size(entry, model)
     if demands(entry, model, own, device) is None and demands(entry, model, 2 * own, device) is None:
@@ -112,11 +121,19 @@ def find_sizes(entry: models.Entry, modes) -> tuple[dict[str, int], dict[str, in
         sizes[mode], below[mode] = found
         if sizes[mode] is None and models.fixed_size(entry):
             below[mode] = own
-    return sizes, below
+    wide, side = None, sizes.get("reflect")
+    if side:
+        widths = [side + more for more in (1, 2, 3, 4, 8, 16, 32)] if not models.fixed_size(entry) else []
+        fitting = (w for w in widths if fit(demands(entry, model, (side, w), device), "reflect"))
+        wide = (side, next(fitting, side))
+    return sizes, below, wide
 
 
-def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES)) -> Proof:
+def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES), wide: tuple[int, int] | None = None) -> Proof:
     """Prove one model, in float64 where it can be (`models.dtype_of`); every parameter and buffer is redrawn.
+
+    Args:
+        wide: height and width of the larger input; found if not given.
 
     Raises:
         ProofFailed: names the mode, the layer and the error.
@@ -124,30 +141,31 @@ def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES)) -> Proof:
     before = torch.get_default_dtype()
     torch.set_default_dtype(models.dtype_of(entry))
     try:
-        return prove_in_default_dtype(entry, modes)
+        return prove_in_default_dtype(entry, modes, wide)
     finally:
         torch.set_default_dtype(before)
 
 
-def prove_in_default_dtype(entry: models.Entry, modes) -> Proof:
+def prove_in_default_dtype(entry: models.Entry, modes, wide) -> Proof:
     """`prove`, without the choice of the dtype."""
-    sizes, below = find_sizes(entry, modes)
+    sizes, below, found = find_sizes(entry, modes)
+    wide = wide or found
     for scale in SCALES:
         model = models.build(entry, sizes["zeros"])
         redraw(model, scale=scale)
         try:
-            return prove_drawn(entry, model, modes, sizes, below, scale)
+            return prove_drawn(entry, model, modes, sizes, below, wide, scale)
         except Vacuous:
             if scale == SCALES[-1]:
                 raise
     raise AssertionError("unreachable")
 
 
-def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below: dict, scale: float) -> Proof:
+def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below: dict, wide, scale: float) -> Proof:
     """`prove` for a model whose weights are drawn and whose sizes are known."""
     names = oracle.padded_convs(model)
     convs = sum(isinstance(m, nn.Conv2d) for m in model.modules())
-    proof = Proof(convs=convs, padded=len(names), sizes=sizes, scale=scale)
+    proof = Proof(convs=convs, padded=len(names), sizes=sizes, wide=wide, scale=scale)
     identities = {name: id(p) for name, p in model.named_parameters()}
     keys = list(model.state_dict())
     pending = set(names)  # convolutions that have not yet been seen to matter
@@ -155,9 +173,8 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
         for mode in modes:
             size = sizes[mode] or models.own_size(entry, model)
             check_mode(entry, model, names, mode, size, proof)
-            if mode in ("partial", "replicate") and (sizes.get("reflect") or size) != size:
-                # a map of one pixel cannot tell left from right: once more where every map is larger than its pads
-                check_mode(entry, model, names, mode, sizes["reflect"], proof)
+            if mode in ("partial", "replicate", "circular") and wide not in (None, (size, size)):
+                check_mode(entry, model, names, mode, wide, proof)
             if {name: id(p) for name, p in model.named_parameters()} != identities:
                 raise ProofFailed(f"{mode}: the parameters are not the same objects")
             if list(model.state_dict()) != keys:
@@ -179,8 +196,11 @@ def check_mode(entry, model, names, mode, size, proof) -> None:
     def forward(m):
         return models.run(entry, m, size)
 
-    untouched = forward(model)
+    if size not in proof.untouched:
+        proof.untouched[size] = forward(model)
     wanted, outputs = oracle.oracle_run(model, names, forward, mode)
+    if not all(t.isfinite().all() for t in wanted):
+        raise ProofFailed(f"{mode} at {size}: the oracle's result is not finite")
     on_small = "raise" if proof.sizes[mode] else "replicate"
     report = pcpad.convert(model, mode, on_small=on_small)
     if mode != "zeros" and set(report.converted) != set(names.values()):
@@ -208,7 +228,7 @@ def check_mode(entry, model, names, mode, size, proof) -> None:
     if not error <= bound and not ill_conditioned(model, names, forward, mode, wanted, error, proof):
         raise ProofFailed(f"{mode} at {size}: the result is off by {error:.3g}")
     pcpad.convert(model, "zeros")
-    if not all(torch.equal(a, b) for a, b in zip(forward(model), untouched, strict=True)):
+    if not all(torch.equal(a, b) for a, b in zip(forward(model), proof.untouched[size], strict=True)):
         raise ProofFailed(f"{mode} at {size}: back at zeros the result is not the untouched model's, bit for bit")
 
 
@@ -227,7 +247,7 @@ def ill_conditioned(model, names, forward, mode, wanted, error, proof) -> bool:
         moved = worst(forward(model), wanted)
     pcpad.convert(model, mode, on_small="raise" if proof.sizes[mode] else "replicate")
     proof.noise[mode] = moved
-    return error <= 10 * moved
+    return error <= 10 * moved < float("inf")
 
 
 def check_refusal(entry, model, names, mode, size) -> None:
@@ -285,10 +305,21 @@ def check_influence(entry, model, names, pending, proof) -> None:
             plain = models.run(entry, model, size)
             with oracle.hooked([conv], double):
                 doubled = models.run(entry, model, size)
-            if worst(doubled, plain) > RESULT_BOUND[models.dtype_of(entry)]:
+            if float("inf") > worst(doubled, plain) > RESULT_BOUND[models.dtype_of(entry)]:
                 break
         else:
             if called:
                 raise Vacuous(f"vacuous: doubling the output of {names[conv]!r} leaves the result as it is")
+            check_idle(entry, model, conv, names[conv], sizes[-1])
             proof.idle.append(names[conv])
     pcpad.convert(model, "zeros")
+
+
+def check_idle(entry, model, conv, name, size) -> None:
+    """A convolution that is never called must not be used in another way: its weights must not be read either."""
+    plain, held = models.run(entry, model, size), conv.weight.clone()
+    conv.weight.mul_(2)
+    changed = models.run(entry, model, size)
+    conv.weight.copy_(held)
+    if not all(torch.equal(a, b) for a, b in zip(plain, changed, strict=True)):
+        raise ProofFailed(f"the weights of {name!r} are read by another module, so that converting it changes nothing")

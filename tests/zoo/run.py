@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "experiments" / "zoo" / "table.csv"
 MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
 COLUMNS = ["model", "family", "kind", "parameters", "convs", "converted", "classes", "status"]
-COLUMNS += [f"size_{mode}" for mode in MODES] + [f"refused_{mode}" for mode in ("reflect", "circular")]
+COLUMNS += [f"size_{mode}" for mode in MODES] + ["wide"]
+COLUMNS += [f"refused_{mode}" for mode in ("reflect", "circular")]
 COLUMNS += [f"layer_error_{mode}" for mode in MODES] + [f"result_error_{mode}" for mode in MODES]
 COLUMNS += ["ill_conditioned", "weight_scale", "idle", "dtype", "seconds", "code"]
 LARGE = 600_000_000
@@ -47,8 +48,8 @@ def code_digest() -> str:
 
 
 def surgery_files() -> list[str]:
-    """The files of pcpad.padding that convert needs, by their imports, but for the words of its report."""
-    needed, new = set(), {"surgery"}
+    """The files of pcpad.padding that convert and the proof need, by their imports, but for the report's words."""
+    needed, new = set(), {"surgery", "sizes"}
     while new:
         needed |= new
         imports = set()
@@ -103,6 +104,7 @@ def work(name: str, code: str) -> dict:
             row["status"] = PROVED
             row["dtype"] = str(models.dtype_of(entry)).removeprefix("torch.")
             row |= {f"size_{mode}": size or f"{models.own_size(entry)} on_small" for mode, size in proof.sizes.items()}
+            row["wide"] = "x".join(map(str, proof.wide or ()))
             row |= {f"refused_{mode}": proof.refused.get(mode) or "" for mode in ("reflect", "circular")}
             row |= {f"layer_error_{mode}": f"{error:.1e}" for mode, error in proof.layer_error.items()}
             row |= {f"result_error_{mode}": f"{error:.1e}" for mode, error in proof.result_error.items()}
@@ -191,13 +193,11 @@ def main(argv: list[str] | None = None) -> int:
 
     code = code_digest()
     names = [entry.name for entry in models.all_models() if options.only in entry.name]
+    mine = names[int(index) :: int(shards)]
     rows = read_table(options.table)
     known = set(names) if not options.only else None
     rows = {name: row for name, row in rows.items() if known is None or name in known}
-    todo = [
-        name for name in names if rows.get(name, {}).get("code") != code or rows[name]["status"].startswith("ERROR")
-    ]
-    todo = todo[int(index) :: int(shards)]
+    todo = [m for m in mine if rows.get(m, {}).get("code") != code or rows[m]["status"].startswith("ERROR")]
     print(
         f"{len(names)} models, {len(names) - len(todo)} done or not in this shard, {len(todo)} to do; code {code}",
         flush=True,
@@ -220,7 +220,11 @@ def main(argv: list[str] | None = None) -> int:
             done += 1
             print(f"{done}/{len(todo)} {row['model']}: {row['status']} ({row['seconds']} s)", flush=True)
     summary = summarise({name: row for name, row in rows.items() if row["code"] == code})
-    if not options.only and not options.families and len(rows) == len(names):
+    if (
+        not options.only
+        and not options.families
+        and {name for name, row in rows.items() if row["code"] == code} == set(names)
+    ):
         facts = {"code": code, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
         facts |= {name: version(name) for name in ("torch", "torchvision", "timm")}
         path = options.table.with_name("summary.json")

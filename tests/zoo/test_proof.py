@@ -57,9 +57,9 @@ def without_cache():
 )
 def test_a_wrong_handler_fails_the_proof(entries, monkeypatch, kind, wrong, name, mode):
     name = "timm/tf_mobilenetv3_small_minimal_100" if name == "tf" else name
-    monkeypatch.setitem(handlers.HANDLERS, f"timm.layers.{kind}", wrong)
-    with pytest.raises(proof.ProofFailed, match=rf"(reflect|{mode}) at \d+: layer '.*is off"):
-        proof.prove(entries[name], ["zeros", "reflect", mode])
+    monkeypatch.setitem(handlers.KNOWN, f"timm.layers.{kind}", wrong)
+    with pytest.raises(proof.ProofFailed, match=rf"{mode} at .*: layer '.*is off"):
+        proof.prove(entries[name], ["zeros", mode], wide=(33, 34))
 
 
 @pytest.mark.usefixtures("without_cache")
@@ -71,6 +71,63 @@ def test_a_wrong_ratio_fails_the_proof(entries, monkeypatch):
 
     monkeypatch.setattr(partial, "cached_ratio", wrong)
     with pytest.raises(proof.ProofFailed, match=r"partial at \d+: layer '.*' \(PartialConv2d\) is off by"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+@pytest.mark.parametrize(("mode", "other"), [("circular", "replicate"), ("replicate", "reflect")])
+def test_another_filling_fails_the_proof(entries, monkeypatch, mode, other):
+    """On maps of one pixel they are all the same: the larger input must tell them apart."""
+    right = filled.fill
+
+    def wrong(x, pads, asked, on_small="raise", layer=""):
+        return right(x, pads, other if asked == mode else asked, "replicate", layer)
+
+    monkeypatch.setattr(filled, "fill", wrong)
+    for name in ("timm/test_resnet", "timm/test_efficientnet"):
+        with pytest.raises(proof.ProofFailed, match=rf"{mode} at .*: layer '.*' \(FilledConv2d\) is off by"):
+            proof.prove(entries[name], ["zeros", mode, "reflect"])
+
+
+def test_rows_taken_for_columns_fail_the_proof(entries, monkeypatch):
+    right = handlers.same_pads
+
+    def swapped(size, *geometry):
+        return right(size[::-1], *geometry)
+
+    monkeypatch.setattr(handlers, "same_pads", swapped)
+    with pytest.raises((proof.ProofFailed, RuntimeError), match=r"partial at \(|size of tensor"):
+        proof.prove(entries["timm/tf_mobilenetv3_small_minimal_100"], ["zeros", "partial", "reflect"])
+
+
+def test_a_result_that_is_not_finite_proves_nothing(entries, monkeypatch):
+    def overflowing(model, **options):
+        redraw(model, **options)
+        with torch.no_grad():
+            model.fc.bias.fill_(float("inf"))
+
+    monkeypatch.setattr(proof, "redraw", overflowing)
+    with pytest.raises(proof.ProofFailed, match="not finite"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+def test_a_convolution_whose_weights_another_module_reads_fails_the_proof(entries, monkeypatch):
+    right = models.build
+
+    class Around(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
+
+    def build(entry, size=None):
+        model = right(entry, size)
+        model.layer1[0].conv1 = Around(model.layer1[0].conv1)
+        return model
+
+    monkeypatch.setattr(models, "build", build)
+    with pytest.raises(proof.ProofFailed, match=r"'layer1\.0\.conv1\.conv' are read by another module"):
         proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
 
 
@@ -86,7 +143,6 @@ def test_a_layer_left_out_fails_the_proof(entries, monkeypatch):
 
 
 def test_a_missing_error_fails_the_proof(entries, monkeypatch):
-    monkeypatch.setattr(filled.FilledPadding.forward.__globals__["F"], "pad", torch.nn.functional.pad)
     right = filled.fill
 
     def silent(x, pads, mode, on_small="raise", layer=""):

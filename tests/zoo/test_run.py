@@ -49,6 +49,13 @@ def test_shards_share_the_models(fake, tmp_path, capsys):
     for shard in ("0/2", "1/2"):
         run.main(["--table", str(tmp_path / shard[0]), "--shard", shard])
     assert sorted(fake) == sorted(NAMES)
+    # broken off after one model, a shard goes on with its own
+    rows = run.read_table(tmp_path / "0")
+    first = next(iter(rows))
+    run.write_table(tmp_path / "0", {first: rows[first]})
+    fake.clear()
+    run.main(["--table", str(tmp_path / "0"), "--shard", "0/2"])
+    assert sorted([first, *fake]) == sorted(rows)
     with pytest.raises(SystemExit):
         run.main(["--shard", "2/2"])
     assert "--shard 2/2: give i/n with i from 0 to n-1" in capsys.readouterr().err
@@ -64,12 +71,13 @@ def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
 
 def test_the_digest_follows_code_and_not_words(tmp_path, monkeypatch):
     files = {"pcpad/padding/surgery.py": "from pcpad.padding.partial import x\n", "pcpad/padding/partial.py": "x = 1\n"}
+    files["pcpad/padding/sizes.py"] = ""
     files |= {f"tests/zoo/{name}.py": "" for name in ("models", "oracle", "proof", "redraw")}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    assert run.surgery_files() == ["partial", "surgery"]
+    assert run.surgery_files() == ["partial", "sizes", "surgery"]
     first = run.code_digest()
     (tmp_path / "pcpad/padding/partial.py").write_text('"""Words."""\nx = 1  # and more words\n')
     assert run.code_digest() == first
