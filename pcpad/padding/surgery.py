@@ -127,7 +127,9 @@ def refuse_wrapped(model: nn.Module) -> None:
         wrapper = next((kind for kind in kinds if kind in WRAPPERS), None)
         fsdp2 = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{where} is scripted or traced ({kinds[0]}): convert first, then script")
+            raise ValueError(
+                f"{where} is scripted or traced ({kinds[0]}): convert the model it was made from, then export that"
+            )
         if wrapper or fsdp2:
             raise ValueError(f"{where} is wrapped ({kinds[0]}): {WRAPPERS.get(wrapper, 'convert before wrapping')}")
         if module._compiled_call_impl is not None:
@@ -247,7 +249,16 @@ def may_pad(conv: nn.Conv2d) -> bool:
     pads = handler_of(original_class(conv)).pads
     if pads is None:
         return any(conv_pads(conv.padding, conv.kernel_size, conv.dilation))
-    return any(any(pads(conv, size, size)) for size in range(1, 1 + max(pair(conv.stride)) * 2))
+    found = False
+    for size in (*range(1, 1 + max(pair(conv.stride)) * 2), 28, 56, 112, 224):
+        four = pads(conv, size, size)
+        if not isinstance(four, (tuple, list)) or len(four) != 4 or min(four) < 0:
+            raise ValueError(
+                f"the pads registered for {qualified(original_class(conv))} must be (top, bottom, left, right), none "
+                f"negative; for an input of {size}x{size} they are {four!r}"
+            )
+        found = found or any(four)
+    return found
 
 
 def put_mode(conv: nn.Conv2d, name: str, wanted: Wanted) -> None:

@@ -223,6 +223,17 @@ def test_the_error_for_an_unknown_class_says_what_to_do():
         pcpad.convert(nn.Sequential(nn.LazyConv2d(4, 3, padding=1)), "partial")
 
 
+def test_pads_that_are_none_are_named():
+    class Odd(Gated):
+        pass
+
+    pcpad.register_conv(Odd, pads=lambda conv, height, width: (1, -1))
+    with pytest.raises(
+        ValueError, match=r"pads registered for .*Odd must be .* for an input of 1x1 they are \(1, -1\)"
+    ):
+        pcpad.convert(Odd(3, 4, 3), "partial")
+
+
 def test_registering_twice_or_nonsense_is_an_error(registered):
     with pytest.raises(ValueError, match=r"Gated is known to pcpad already"):
         pcpad.register_conv(registered)

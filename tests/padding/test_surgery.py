@@ -7,6 +7,8 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import pcpad
 from tests.padding.oracle import conv2d
@@ -241,13 +243,21 @@ def test_wrapped_models_are_refused(net, x):
         pcpad.convert("resnet50", "partial")
 
 
-def test_ddp_is_refused(net, tmp_path):
+def test_ddp_and_fsdp_are_refused(net, tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(net)
         with pytest.raises(ValueError, match=r"DistributedDataParallel\): convert model\.module"):
             pcpad.convert(wrapped, "partial")
+        mesh = init_device_mesh("cpu", (1,))
+        sharded = fully_shard(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1)), mesh=mesh)
+        with pytest.raises(ValueError, match=r"FSDP\w*\): convert before wrapping"):
+            pcpad.convert(sharded, "partial")
+        early = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+        pcpad.convert(early, "partial")
+        plain = early(torch.ones(1, 3, 5, 5))
+        torch.testing.assert_close(fully_shard(early, mesh=mesh)(torch.ones(1, 3, 5, 5)), plain)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -33,7 +33,8 @@ def redraw(model: nn.Module, seed: int = 0, scale: float = 1.0) -> None:
                 rows = (
                     getattr(module, "out_channels", 1) if "CondConv" in type(module).__name__ else 1
                 )  # a row an expert
-                p.normal_(0, scale * (p[0].numel() / rows) ** -0.5)
+                bound = scale * (3 * rows / p[0].numel()) ** 0.5  # variance 1 / fan-in
+                p.uniform_(-bound, bound)
             elif is_norm:
                 p.uniform_(0.5, 1.5)
             else:

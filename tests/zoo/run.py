@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -236,11 +237,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def spread(function, calls: list[tuple], workers: int, batch: int):
-    """Yield the results of calls as they come, from processes of one thread each that are renewed after each batch."""
+    """Yield the results of calls as they come, from processes of one thread each that are renewed after each batch.
+
+    A process that is killed takes its batch down: what was not finished is called again, one at a time.
+    """
     for i in range(0, len(calls), batch):
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
-            for future in as_completed([executor.submit(function, *call) for call in calls[i : i + batch]]):
-                yield future.result()
+        left = dict.fromkeys(calls[i : i + batch])
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+                futures = {executor.submit(function, *call): call for call in left}
+                for future in as_completed(futures):
+                    result = future.result()
+                    del left[futures[future]]
+                    yield result
+        except BrokenProcessPool:
+            if len(calls) == 1:
+                raise RuntimeError(f"{calls[0][0]}: its process was killed; is there enough memory?") from None
+            for call in left:
+                yield from spread(function, [call], 1, 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """make test-zoo: resumes, shards, and notices when the code has changed."""
 
+import os
+
 import pytest
 
 from tests.zoo import run
@@ -59,6 +61,21 @@ def test_shards_share_the_models(fake, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["--shard", "2/2"])
     assert "--shard 2/2: give i/n with i from 0 to n-1" in capsys.readouterr().err
+
+
+def dies(name):
+    if name == "b":
+        os.kill(os.getpid(), 9)
+    return name
+
+
+def test_a_killed_process_costs_one_model():
+    with pytest.raises(RuntimeError, match=r"b: its process was killed"):
+        list(run.spread(dies, [("b",)], 1, 1))
+    results = run.spread(dies, [("a",), ("b",), ("c",)], 1, 3)
+    assert next(results) == "a"
+    with pytest.raises(RuntimeError, match=r"b: its process was killed"):
+        list(results)
 
 
 def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
