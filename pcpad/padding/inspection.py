@@ -120,13 +120,11 @@ class Inspection:
         if self.idle:
             lines += ["", f"pad, but were not called: {', '.join(self.idle)}"]
         if self.smallest_input:
-            lines += ["", f"smallest square input for {report.mode}: {self.smallest_input} pixels"]
+            unit = "pixel" if self.smallest_input == 1 else "pixels"
+            lines += ["", f"smallest square input for {report.mode}: {self.smallest_input} {unit}"]
         elif self.searched:
-            lines += [
-                "",
-                f"no square input up to 1024 pixels is large enough for {report.mode}: some map stays smaller ",
-            ]
-            lines[-1] += "than its pad; convert with on_small='replicate'"
+            too_small = f"no square input up to 1024 pixels is large enough for {report.mode}: some map stays smaller "
+            lines += ["", too_small + "than its pad; convert with on_small='replicate'"]
         return "\n".join(lines)
 
 
