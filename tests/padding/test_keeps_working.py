@@ -80,7 +80,7 @@ def test_copies_compile_and_export(subject, mode):
 @torch.no_grad()
 def test_export_with_a_size_that_varies():
     net = build("test_resnet")
-    for mode in ("partial", "circular"):
+    for mode in ("partial",):
         pcpad.convert(net, mode)
         auto = torch.export.Dim.AUTO
         exported = torch.export.export(net, (image(64, 2),), dynamic_shapes=({0: auto, 2: auto, 3: auto},))
@@ -89,9 +89,7 @@ def test_export_with_a_size_that_varies():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(
-    ("name", "mode"), [("test_resnet", "circular"), ("every_kind", "partial"), ("every_kind", "reflect")]
-)
+@pytest.mark.parametrize(("name", "mode"), [("every_kind", "partial"), ("every_kind", "circular")])
 @torch.no_grad()
 def test_onnx_gives_the_same_outputs(name, mode):
     runtime = pytest.importorskip("onnxruntime")
@@ -240,9 +238,7 @@ def test_state_dicts_move_between_modes():
     assert torch.equal(a(x), b(x))
 
 
-@pytest.mark.parametrize(
-    "build_model", [models.segmentation.lraspp_mobilenet_v3_large, models.segmentation.fcn_resnet50]
-)
+@pytest.mark.parametrize("build_model", [models.segmentation.lraspp_mobilenet_v3_large])
 @torch.no_grad()
 def test_segmentation(build_model):
     net = build_model(weights=None, weights_backbone=None).eval()

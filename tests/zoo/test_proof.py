@@ -18,7 +18,6 @@ SUBSET = {
     "timm/tf_mobilenetv3_small_minimal_100": "TF-same",
     "timm/resnetv2_18d": "biased stem",
     "timm/repvit_m0_9": "branches that fold",
-    "timm/efficientnet_cc_b0_4e": "CondConv2d, which is none",
     "timm/convnext_atto": "biased 7x7 depthwise, layer scale",
     "torchvision/shufflenet_v2_x0_5": "torchvision's own",
     "torchvision/lraspp_mobilenet_v3_large": "segmentation, dilation",
