@@ -24,7 +24,7 @@ def fake(monkeypatch):
                 status = run.PROVED if padded else run.NOTHING
                 yield row | errors | {"convs": 9, "converted": 4 * padded, "status": status, "dtype": "float64"}
             else:
-                yield {"model": call[0], "parameters": len(call[0]), "converted": 4, "family": call[0]}
+                yield {"model": call[0], "parameters": len(call[0]), "convs": 9, "converted": 4, "family": call[0]}
 
     from tests.zoo import models
 
@@ -70,12 +70,26 @@ def dies(name):
 
 
 def test_a_killed_process_costs_one_model():
-    with pytest.raises(RuntimeError, match=r"b: its process was killed"):
-        list(run.spread(dies, [("b",)], 1, 1))
-    results = run.spread(dies, [("a",), ("b",), ("c",)], 1, 3)
-    assert next(results) == "a"
-    with pytest.raises(RuntimeError, match=r"b: its process was killed"):
-        list(results)
+    results = list(run.spread(dies, [("a",), ("b",), ("c",)], 1, 3))
+    assert results == ["a", run.Killed(("b",)), "c"]
+
+
+def test_a_killed_process_is_a_row_that_is_tried_again(fake, tmp_path, monkeypatch, capsys):
+    spread = run.spread
+
+    def killing(function, calls, workers, batch):
+        for result in spread(function, calls, workers, batch):
+            yield run.Killed((NAMES[0], "x")) if result["model"] == NAMES[0] and function is run.work else result
+
+    monkeypatch.setattr(run, "spread", killing)
+    assert run.main(["--table", str(tmp_path / "table.csv")]) == 1
+    rows = run.read_table(tmp_path / "table.csv")
+    assert rows[NAMES[0]]["status"] == "ERROR: its process was killed; is there enough memory?"
+    assert "its process was killed" in capsys.readouterr().out
+    fake.clear()
+    monkeypatch.setattr(run, "spread", spread)
+    assert run.main(["--table", str(tmp_path / "table.csv")]) == 0
+    assert fake == [NAMES[0]]
 
 
 def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
