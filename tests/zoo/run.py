@@ -132,16 +132,26 @@ def prove_where_it_can_be_told(entry):
     """`prove`; a mode whose result nobody can tell at the smallest side is proved at reflect's instead.
 
     Partial padding multiplies a map of one pixel by 9 in every 3x3 layer: deep networks without norms (NFNets) amplify
-    the last bit of that beyond 1, and linear attention overflows. The table states the side.
+    the last bit of that beyond 1, and linear attention overflows. The table states the side. A result that is off while
+    noise of rounding size leaves it within the bound stays a failure.
     """
-    from tests.zoo import proof
+    from tests.zoo import models, proof
+
+    moved, judge = {}, proof.ill_conditioned
+
+    def remember(model, names, forward, mode, wanted, error, state):
+        explained = judge(model, names, forward, mode, wanted, error, state)
+        moved[mode] = state.noise[mode]
+        return explained
 
     try:
-        first = proof.prove(entry)
+        with patch.object(proof, "ill_conditioned", remember):
+            first = proof.prove(entry)
         modes = set(first.noise)
     except proof.ProofFailed as error:
         mode, _, rest = str(error).partition(" at ")
-        if "the result is off by" not in rest and "the oracle's result is not finite" not in rest:
+        drowned = not moved.get(mode, 0.0) <= proof.RESULT_BOUND[models.dtype_of(entry)]
+        if not ("the result is off by" in rest and drowned) and "the oracle's result is not finite" not in rest:
             raise
         modes = {mode}
     if not modes:
