@@ -17,8 +17,8 @@ from pcpad.evaluation.record import read_records
 from tests.zoo import oracle
 
 MODEL = "tf_efficientnet_lite0"
-EVERY = 5
-"""One photograph in five: 200, so that the test stays short."""
+EVERY = [10, pytest.param(1, marks=pytest.mark.slow)]
+"""One class in ten, 100 photographs, so that the test stays short; all 1000 in the slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def weights(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def sample(photographs, tmp_path_factory):
-    """A tree of every fifth class, as links."""
+@pytest.fixture(scope="module", params=EVERY, ids="every{}".format)
+def sample(photographs, tmp_path_factory, request):
+    """A tree of every n-th class, as links."""
     root = tmp_path_factory.mktemp("sample")
-    for folder in sorted((photographs / "val").iterdir())[::EVERY]:
+    for folder in sorted((photographs / "val").iterdir())[:: request.param]:
         (root / folder.name).symlink_to(folder)
     return root
 
@@ -78,7 +78,7 @@ def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
     (record,) = read_records(out)
     predictions, labels = plain
     top1 = int((predictions == labels).sum())
-    assert top1 > 150  # else the two would agree on nothing worth agreeing on
+    assert top1 > 0.75 * len(labels)  # else the two would agree on nothing worth agreeing on
     with np.load(out / record["predictions"]) as kept:
         assert kept["label"].tolist() == labels.tolist()
         changed = int((kept["top5"][:, 0] != predictions).sum())
@@ -105,7 +105,7 @@ def test_other_paddings_give_what_an_oracle_gives(weights, sample, tmp_path, mod
     """Five of its convolutions pad as TensorFlow does; the oracle's model is not converted at all."""
     few = tmp_path / "few"
     few.mkdir()
-    for folder in sorted(sample.iterdir())[::16]:
+    for folder in sorted(sample.iterdir())[::8]:
         (few / folder.name).symlink_to(folder)
     options = {"model": f"timm/{MODEL}", "weights": weights, "data": few, "out": tmp_path / "out", "device": "cpu"}
     options["data.loader"] = "torchvision"

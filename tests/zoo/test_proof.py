@@ -29,7 +29,11 @@ def entries():
     return {entry.name: entry for entry in models.all_models()}
 
 
-@pytest.mark.parametrize("name", SUBSET)
+# These take seconds.
+LONG = ("timm/repvit_m0_9", "torchvision/lraspp_mobilenet_v3_large")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SUBSET])
 def test_subset_of_the_zoo(entries, name):
     found = proof.prove(entries[name])
     assert found.padded > 0

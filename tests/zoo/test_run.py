@@ -1,11 +1,10 @@
 """make test-zoo: resumes, shards, and notices when the code has changed."""
 
-import os
-
 import pytest
 import torch
 
 from tests.zoo import run
+from tests.zoo.dies import dies
 
 NAMES = ["timm/test_resnet", "timm/test_vit", "timm/test_efficientnet"]
 
@@ -62,12 +61,6 @@ def test_shards_share_the_models(fake, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["--shard", "2/2"])
     assert "--shard 2/2: give i/n with i from 0 to n-1" in capsys.readouterr().err
-
-
-def dies(name):
-    if name == "b":
-        os.kill(os.getpid(), 9)
-    return name
 
 
 def test_a_killed_process_costs_one_model():
