@@ -39,7 +39,25 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
                 "use a larger input, or convert with on_small='replicate'"
             )
         mode = on_small
+    if mode == "replicate" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return repeat_edges(x, pads)
     return F.pad(x, (left, right, top, bottom), mode=mode)
+
+
+def repeat_edges(x: Tensor, pads: Pads) -> Tensor:
+    """Replicate padding from views of the edges, for generated code.
+
+    In torch 2.13 the compiled backward pass of ``F.pad(mode="replicate")`` stops at an assertion where feature maps are
+    channels_last: the shape function of ``aten::replication_pad2d_backward`` predicts contiguous strides.
+    """
+    top, bottom, left, right = pads
+    for dim, before, after in ((-2, top, bottom), (-1, left, right)):
+        shape = list(x.shape)
+        shape[dim] = before
+        first = x.narrow(dim, 0, 1).expand(shape)
+        shape[dim] = after
+        x = torch.cat([first, x, x.narrow(dim, x.shape[dim] - 1, 1).expand(shape)], dim)
+    return x
 
 
 class FilledPadding:

@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import pcpad
+from pcpad.padding.filled import repeat_edges
 from pcpad.padding.handlers import behaviour_of
 
 MODES = ["partial", "reflect", "replicate", "circular"]
@@ -141,6 +142,40 @@ def test_inductor(name, mode):
     for key, p in net.named_parameters():
         if key in wanted:
             torch.testing.assert_close(p.grad, wanted[key], rtol=1e-7, atol=1e-9 * float(wanted[key].abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["zeros", *MODES])
+def test_inductor_trains_in_channels_last(mode):
+    """Sides that differ, so that no stride is right by chance."""
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 5, padding=2), nn.Conv2d(8, 8, 3, padding=1)]
+    net = nn.Sequential(convs[0], nn.GELU(), convs[1], nn.GELU(), convs[2]).double()
+    net.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    pcpad.convert(net, mode)
+    torch._dynamo.reset()
+    grads = []
+    for forward in (net, torch.compile(net, fullgraph=True)):
+        net.zero_grad()
+        forward(x).square().mean().backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (2, 0, 0, 3), (0, 1, 4, 2), (0, 0, 0, 0)])
+@pytest.mark.parametrize("size", [(4, 3), (1, 1)])
+def test_repeated_edges(pads, size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    y = repeat_edges(x, pads)
+    top, bottom, left, right = pads
+    wanted = np.pad(x.detach().numpy(), [(0, 0), (0, 0), (top, bottom), (left, right)], mode="edge")
+    assert np.array_equal(y.detach().numpy(), wanted)
+    incoming = torch.randn_like(y)
+    rows, cols = (np.arange(-a, n + b).clip(0, n - 1) for n, a, b in zip(size, pads[::2], pads[1::2], strict=True))
+    grad = np.zeros(x.shape)
+    np.add.at(grad, (slice(None), slice(None), rows[:, None], cols[None]), incoming.numpy())
+    np.testing.assert_allclose(torch.autograd.grad(y, x, incoming)[0].numpy(), grad, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0"])
