@@ -7,10 +7,11 @@ _EXPORTS = {
     "PartialConv2d": "pcpad.padding",
     "SurgeryReport": "pcpad.padding",
     "convert": "pcpad.padding",
+    "debug": "pcpad.padding",
     "inspect": "pcpad.padding",
     "register_conv": "pcpad.padding",
 }
-__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "inspect", "register_conv"]
+__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "debug", "inspect", "register_conv"]
 
 
 def __getattr__(name: str):
