@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
+from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
 from pcpad.padding.holes import check_mask, rescale_known, select
@@ -35,6 +36,9 @@ def rescale_border(
     Returns:
         Like `y` in shape, dtype and memory format.
     """
+    if has_torch_function_variadic(y, x):  # a mixed-size batch: each image has a border of its own
+        arguments = (y, x, bias, kernel_size, stride, dilation, pads, power)
+        return handle_torch_function(rescale_border, (y, x), *arguments)
     size = (x.shape[-2], x.shape[-1])
     plain = type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing()
     # A fake, traced or transformed tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
@@ -83,7 +87,7 @@ class PartialPadding:
         if mask is not None:
             geometry = (self.in_channels, kernel_size, stride, dilation, pads, self.groups, self.pcpad_power)
             return rescale_known(y, mask, self.bias, *geometry)
-        if not any(pads):
+        if not any(pads) and not has_torch_function_unary(x):
             return y
         return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
