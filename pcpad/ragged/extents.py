@@ -147,6 +147,22 @@ class Axis:
             return Length(None, None, self, canvas)
         return Length(tuple(self.twin.stop.tolist()), tuple(self.root.twin.stop.tolist()), self, canvas)
 
+    def begin(self) -> Tensor:
+        """First pixel of each image: int64 ``(N,)``."""
+        return torch.zeros_like(self.stop) if self.start is None else self.start
+
+    def contains(self, other: "Axis") -> Tensor:
+        """Whether each image's pixels are all among this axis's too: bool ``(N,)``."""
+        return (self.begin() <= other.begin()) & (self.stop >= other.stop)
+
+    def union(self, other: "Axis") -> "Axis":
+        """From the earlier start to the later stop."""
+        key = ((self.key, other.key), 0, 1)
+        axis = Axis(torch.maximum(self.stop, other.stop), torch.minimum(self.begin(), other.begin()), key, self.root)
+        if self.twin is not None and other.twin is not None:
+            axis.twin = axis if self.twin is self else self.twin.union(other.twin)
+        return axis
+
     def same(self, other: "Axis") -> bool:
         """Whether all images agree; raises RaggedError where that cannot be told (under ``torch.compile``)."""
         if self is other or (self.root is other.root and self.key == other.key):
@@ -157,8 +173,7 @@ class Axis:
                 "torch.compile: run uncompiled"
             )
         mine, theirs = self.twin, other.twin
-        starts = [axis.start if axis.start is not None else torch.zeros_like(axis.stop) for axis in (mine, theirs)]
-        return torch.equal(mine.stop, theirs.stop) and torch.equal(*starts)
+        return torch.equal(mine.stop, theirs.stop) and torch.equal(mine.begin(), theirs.begin())
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,14 +229,27 @@ class Extents:
         """Whether all images have the same extents in both."""
         return self.grow == other.grow and self.rows.same(other.rows) and self.cols.same(other.cols)
 
+    def union(self, other: "Extents") -> "Extents | None":
+        """The extents of what is valid in either; None where that is no rectangle for some image (rule ``"grow"``)."""
+        if (
+            not self.grow
+            or not other.grow
+            or None in (self.rows.twin, self.cols.twin, other.rows.twin, other.cols.twin)
+        ):
+            return None
+        mine = self.rows.twin.contains(other.rows.twin) & self.cols.twin.contains(other.cols.twin)
+        theirs = other.rows.twin.contains(self.rows.twin) & other.cols.twin.contains(self.cols.twin)
+        if not (mine | theirs).all():
+            return None
+        return Extents(self.rows.union(other.rows), self.cols.union(other.cols), True)
+
     def sizes(self) -> Tensor:
         """Height and width of every image: int64 ``(N, 2)``."""
         return torch.stack([self.rows.lengths(), self.cols.lengths()], 1)
 
     def starts(self) -> Tensor:
         """First row and column of every image in the canvas: int64 ``(N, 2)``; zeros by rule ``"own"``."""
-        axes = (self.rows, self.cols)
-        return torch.stack([torch.zeros_like(a.stop) if a.start is None else a.start for a in axes], 1)
+        return torch.stack([self.rows.begin(), self.cols.begin()], 1)
 
 
 def check_gaps(axis: Axis, window: Window, grow: bool, what: str) -> None:

@@ -19,6 +19,10 @@ multiply ne or pow radd rdiv remainder rmul rpow rsub rtruediv sub subtract true
 """
 
 
+SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract", "cat", "concat", "concatenate", "stack")
+"""Where by rule ``"grow"`` a position is valid once it is in any operand; what the others lack is 0."""
+
+
 def tensors(value):
     """The tensors and batches among arguments, inside lists and tuples too."""
     if isinstance(value, (list, tuple)):
@@ -28,20 +32,22 @@ def tensors(value):
     return [value] if isinstance(value, (Tensor, RaggedBatch)) else []
 
 
-def bare(value, sides: tuple[int, int] | None = None):
+def bare(value, sides: tuple[int, int] | None = None, fill: bool = False):
     """Arguments with each batch replaced by its canvas, and each Length by the number that its images agree in.
 
     Args:
         sides: height and width to which each canvas is cropped.
+        fill: put 0 outside the images.
     """
     if isinstance(value, RaggedBatch):
+        value = value.like(value.filled()) if fill else value
         return value.canvas if sides is None else cropped(value, sides)
     if isinstance(value, Length):
         return value.agreed()
     if isinstance(value, (list, tuple)):
-        return type(value)(bare(one, sides) for one in value)
+        return type(value)(bare(one, sides, fill) for one in value)
     if isinstance(value, dict):
-        return {key: bare(one, sides) for key, one in value.items()}
+        return {key: bare(one, sides, fill) for key, one in value.items()}
     return value
 
 
@@ -53,15 +59,8 @@ def cropped(x: RaggedBatch, sides: tuple[int, int]) -> Tensor:
     return canvas
 
 
-def smallest_sides(values) -> tuple[int, int]:
-    """Height and width that all canvases have: where branches round the canvas differently it can differ by a pixel."""
-    found = [one for one in tensors(values) if isinstance(one, RaggedBatch)]
-    rows, cols = (min(one.canvas.shape[one.plane[i]] for one in found) for i in (0, 1))
-    return rows, cols
-
-
 def agreeing(name: str, values) -> RaggedBatch:
-    """The first batch among arguments, all of which must fit it position by position.
+    """The first batch among arguments, all of which must fit it position by position; its extents are the result's.
 
     Raises:
         RaggedError: two batches of different extents, or a tensor that has positions of its own.
@@ -76,6 +75,10 @@ def agreeing(name: str, values) -> RaggedBatch:
             if [index - other.dim() for index in other.plane] != places or other.dim() != lead.dim():
                 raise refusal(name, "the two batches have their rows and columns in different places")
             if not lead.layout.same(other.layout):
+                layout = lead.layout.union(other.layout) if name in SUMS else None
+                if layout is not None:
+                    lead = lead.like(lead.canvas, layout)
+                    continue
                 raise RaggedError(
                     f"{name}: the images of the two batches have different extents, for example {example(lead, other)}"
                 )
@@ -87,6 +90,20 @@ def agreeing(name: str, values) -> RaggedBatch:
                 f"the other operand, of shape {tuple(other.shape)}, has values for each position of the canvas",
             )
     return lead
+
+
+def operands(name: str, values) -> tuple[RaggedBatch, list | tuple | dict]:
+    """What carries the result's extents, and the arguments ready for torch: canvases of one size.
+
+    Branches may round the canvas differently, so that it differs by a pixel where the extents do not: it is cropped.
+    """
+    lead = agreeing(name, values)
+    batches = [one for one in tensors(values) if isinstance(one, RaggedBatch)]
+    sides = tuple(min(one.canvas.shape[one.plane[i]] for one in batches) for i in (0, 1))
+    if lead.layout.grow and any(cropped(one, sides) is not one.canvas for one in batches):
+        raise refusal(name, "by rule 'grow' the two maps must have one size")
+    fill = any(one.layout is not lead.layout for one in batches) and lead.layout.grow
+    return lead, bare(values, sides, fill)
 
 
 def example(a: RaggedBatch, b: RaggedBatch) -> str:
@@ -102,11 +119,14 @@ def pointwise(func, name, args, kwargs):
     """Any function of each element; other tensors must not vary over the plane."""
     if "out" in kwargs:
         raise refusal(name, "out= is not followed")
-    lead = agreeing(name, (args, kwargs))
+    lead, ready = operands(name, (args, kwargs))
     if func in IN_PLACE and not isinstance(args[0], RaggedBatch):
         raise refusal(IN_PLACE[func], "it would write a mixed-size batch into a tensor in place")
-    sides = smallest_sides((args, kwargs))
-    return lead.like(func(*bare(args, sides), **bare(kwargs, sides)))
+    y = func(*ready[0], **ready[1])
+    if func in IN_PLACE and args[0].layout is not lead.layout:
+        args[0].canvas, args[0].layout = y, lead.layout
+        return args[0]
+    return lead.like(y)
 
 
 @handles("linear")

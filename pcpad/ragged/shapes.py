@@ -9,7 +9,7 @@ from pcpad.ragged.batch import RaggedBatch
 from pcpad.ragged.dispatch import handles, refusal
 from pcpad.ragged.extents import Extents
 from pcpad.ragged.lengths import Length, RaggedError
-from pcpad.ragged.pointwise import agreeing, bare, dims_of, smallest_sides
+from pcpad.ragged.pointwise import agreeing, bare, dims_of, operands
 
 
 def batch_of(args, kwargs) -> RaggedBatch:
@@ -117,13 +117,13 @@ def join(func, name, args, kwargs):
     dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
     if name in ("hstack", "vstack") or not all(isinstance(piece, RaggedBatch) for piece in pieces):
         raise refusal(name, "all its parts must be batches of the same extents")
-    lead = agreeing(name, pieces)
+    lead, ready = operands(name, list(pieces))
     new = name == "stack"
     dim %= lead.dim() + new
     if dim == 0 or (not new and dim in lead.plane):
         raise refusal(name, "it joins along the batch or the plane")
     plane = tuple(index + (new and dim <= index) for index in lead.plane)
-    return lead.like(func(bare(list(pieces), smallest_sides(pieces)), dim), None, plane)
+    return lead.like(func(ready, dim), None, plane)
 
 
 @handles("expand", "expand_as", "broadcast_to")

@@ -102,8 +102,12 @@ def pool_average(
     stride = stride or kernel_size
     height, width = pair(padding)
     rows, cols = windows(kernel_size, stride, 1, (height, height, width, width), ceil_mode)
-    y = F.avg_pool2d(x.filled(), kernel_size, stride, padding, ceil_mode, divisor_override=1)
+    # by rule "grow" a pool that counts its padding counts all that is not known
+    counted = x.layout.grow and count_include_pad and not divisor_override
+    y = F.avg_pool2d(x.filled(), kernel_size, stride, padding, ceil_mode, True, None if counted else 1)
     layout = x.layout.through(rows, cols, y.shape[-2:], "avg_pool2d")
+    if counted:
+        return x.like(y, layout)
     if divisor_override:
         return x.like(y / divisor_override, layout)
     margins = ((height, height), (width, width)) if count_include_pad else ((0, 0), (0, 0))
@@ -133,8 +137,8 @@ def pad_constant(input, pad, mode="constant", value=None) -> RaggedBatch:
     axes = []
     for axis, index in zip((x.layout.rows, x.layout.cols), x.plane, strict=True):
         before, after = sides.get(index, (0, 0))
-        if min(before, after) < 0:
-            raise refusal("pad", "negative amounts crop, which is not followed")
+        if min(before, after) < 0 and x.layout.grow:
+            raise refusal("pad", "by rule 'grow', negative amounts are not followed")
         axes.append(axis.shifted(before, after, x.layout.grow) if before or after else axis)
     touched = any(sides.get(index, (0, 0)) != (0, 0) for index in x.plane)
     canvas = x.filled(value or 0) if touched else x.canvas
