@@ -25,6 +25,7 @@ REASONS = {
     "fold": "it reshapes the plane",
     "roll": "it moves positions across the image's edge",
     "flip": "it moves the image to another corner of the canvas",
+    "max_pool2d_with_indices": "its indices are those of the canvas",
     "bmm": "it mixes positions",
     "cumsum": "it mixes positions",
     "sort": "it mixes positions",

@@ -79,7 +79,7 @@ def pool_max(
     """`max_pool2d` by the names of ``F.max_pool2d``."""
     x = plane_last(input, "max_pool2d")
     if return_indices:
-        raise refusal("max_pool2d", "its indices would be those of the canvas")
+        raise refusal("max_pool2d_with_indices")
     stride = stride or kernel_size
     height, width = pair(padding)
     rows, cols = windows(kernel_size, stride, dilation, (height, height, width, width), ceil_mode)
