@@ -237,7 +237,7 @@ class EvalSettings:
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None
-    """Several sizes: `128,160,224`."""
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)

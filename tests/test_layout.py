@@ -14,7 +14,7 @@ HARNESS = ("torchvision", "nvidia", "tensorboard", "jsonargparse", "pandas", "ma
 STOREYS = [
     {"cli", "__main__"},
     {"evaluation", "training", "inspection"},
-    {"data", "models", "weights"},
+    {"data", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
     {"config", "environment", "folders", ""},

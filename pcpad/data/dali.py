@@ -22,6 +22,8 @@ from pcpad.data.batch import Batch, EvalTransform, TrainTransform
 from pcpad.data.cmyk import without_cmyk
 from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
 from pcpad.data.damage import DamagedImageError, first_damaged
+from pcpad.data.native import NativeTransform, eval_order
+from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
@@ -34,7 +36,14 @@ os.register_at_fork(after_in_child=gc.freeze)
 class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
-    Rank r takes the files r, r + world, ... in order. The last batch may be short, and a rank may have none.
+    Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+
+    Args:
+        sizes: int64 ``(n, 2)``, height and width of each file's image.
+
+    Attributes:
+        share_of_padding: share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -52,9 +61,11 @@ class EvalLoader:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         check_crop(transform)
-        self._files, self._own = without_cmyk(files), list(range(rank, len(files), world))
+        own, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
+        self._files, self._own = without_cmyk(files), list(own)
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
@@ -68,9 +79,12 @@ class EvalLoader:
         if not self._own:
             return
 
-        def graph() -> tuple[DataNode, DataNode]:
+        def graph() -> tuple[DataNode, ...]:
             own = [self._files[index] for index in self._own]
             encoded, index = fn.readers.file(files=own, labels=self._own, name="reader", pad_last_batch=True)
+            if isinstance(self._transform, NativeTransform):
+                images, sides = _native_images(encoded, self._transform, self._device)
+                return images, index, sides
             return _eval_images(encoded, self._transform, self._device), index
 
         # A pipeline for each pass: between evaluations it would only hold memory that training needs.
@@ -179,16 +193,43 @@ def _eval_images(encoded: DataNode, transform: EvalTransform, device: torch.devi
     shorter = math.min(height, width)
     by_height, by_width = (shorter, shorter) if transform.crop_mode == "center" else (height, width)
     new_height, new_width = height * transform.resize // by_height, width * transform.resize // by_width
-    # PIL resizes one side after the other and rounds to 8 bits in between, which one fn.resize does not. The
-    # width comes first, unless the height shrinks by more than twice as many pixels (Pillow 13, Resample.c).
+    images = _resize_as_pil(images, (height, width), (new_height, new_width), transform)
+    start = fn.stack(_half(new_height - transform.size), _half(new_width - transform.size))
+    images = fn.slice(images, start=start, shape=[transform.size, transform.size], axis_names="HW")
+    return _normalise(images, transform)
+
+
+def _resize_as_pil(
+    images: DataNode, old: tuple[DataNode, DataNode], new: tuple[DataNode, DataNode], transform: EvalTransform
+) -> DataNode:
+    """Resizes one side after the other and rounds to 8 bits in between, as PIL does and one fn.resize does not.
+
+    The width comes first, unless the height shrinks by more than twice as many pixels (Pillow 13, Resample.c).
+    """
+    (height, width), (new_height, new_width) = old, new
     height_first = (height > new_height) & (height - new_height > 2 * (width - new_width))
     first_height = height + height_first * (new_height - height)
     first_width = new_width + height_first * (width - new_width)
     for size in ((first_height, first_width), (new_height, new_width)):
         images = _resize(images, fn.cast(fn.stack(*size), dtype=types.FLOAT), transform)
-    start = fn.stack(_half(new_height - transform.size), _half(new_width - transform.size))
-    images = fn.slice(images, start=start, shape=[transform.size, transform.size], axis_names="HW")
-    return _normalise(images, transform)
+    return images
+
+
+def _native_images(encoded: DataNode, transform: NativeTransform, device: torch.device) -> tuple[DataNode, DataNode]:
+    """Decodes, resizes and normalises at the image's own aspect ratio, on a canvas of the batch; and the sides."""
+    images = fn.decoders.image(encoded, **_decoder(device))
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    height, width = shape[0], shape[1]
+    shorter = math.min(height, width)
+    new_height, new_width = (_round(side * transform.size // shorter, transform.multiple) for side in (height, width))
+    images = _resize_as_pil(images, (height, width), (new_height, new_width), transform)
+    images = _normalise(images, transform)
+    return fn.pad(images, axis_names="HW", fill_value=0), fn.stack(new_height, new_width)
+
+
+def _round(side: DataNode, multiple: int) -> DataNode:
+    """A side as `NativeTransform` rounds it."""
+    return math.max((side + multiple // 2) // multiple, 1) * multiple
 
 
 def _train_images(
@@ -240,7 +281,7 @@ def _seeds(*key: int) -> list[int]:
 
 
 def _outputs(
-    graph: Callable[[], tuple[DataNode, DataNode]],
+    graph: Callable[[], tuple[DataNode, ...]],
     batch_size: int,
     workers: int,
     device: torch.device,
@@ -249,10 +290,11 @@ def _outputs(
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
     pipeline = Pipeline(batch_size=batch_size, num_threads=max(workers, 1), device_id=device_id, **settings)
     with pipeline:
-        pipeline.set_outputs(*graph())
+        outputs = graph()
+        pipeline.set_outputs(*outputs)
     return DALIGenericIterator(
         pipeline,
-        ["images", "index"],
+        ["images", "index", "sides"][: len(outputs)],
         reader_name="reader",
         auto_reset=True,
         # With the reader's padding the only policy that neither repeats nor loses a file.
@@ -287,7 +329,10 @@ def _batches(
                 del damage  # with its traceback it would hold this frame, and so the pipeline
         index = output["index"].flatten().to(torch.int64)
         seen[index.numpy()] = True
-        yield Batch(output["images"], labels[index].to(device, non_blocking=True), index)
+        images, sides = output["images"], output.get("sides")
+        if sides is not None:
+            images = RaggedBatch(images, sides.cpu().to(torch.int64))
+        yield Batch(images, labels[index].to(device, non_blocking=True), index)
 
 
 def _find_damage(text: str, suspects: Sequence[str]) -> DamagedImageError | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torchvision.transforms import InterpolationMode
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
 from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
 from pcpad.data.damage import DamagedImageError, open_rgb
+from pcpad.data.native import NativeTransform, eval_order
+from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
@@ -23,6 +26,12 @@ def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
     resize = [transform.resize] if transform.crop_mode == "center" else [transform.resize, transform.resize]
     image = F.resize(image, resize, _FILTERS[transform.interpolation])
     return F.pil_to_tensor(F.center_crop(image, [transform.size, transform.size]))
+
+
+def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
+    """Resizes an RGB image and keeps its aspect ratio: uint8 ``(3, height, width)``."""
+    sides = list(transform.sides(image.height, image.width))
+    return F.pil_to_tensor(F.resize(image, sides, _FILTERS[transform.interpolation]))
 
 
 def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
@@ -62,7 +71,14 @@ def crop_box(
 class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
-    Rank r takes the files r, r + world, ... in order. The last batch may be short, and a rank may have none.
+    Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+
+    Args:
+        sizes: int64 ``(n, 2)``, height and width of each file's image.
+
+    Attributes:
+        share_of_padding: share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -80,10 +96,11 @@ class EvalLoader:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         check_crop(transform)
         self._keys = _Keys(files, batch_size)
-        self._keys.order = range(rank, len(files), world)
+        self._keys.order, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
         self._finish = _Finish(labels, transform, device)
         self._loader = _data_loader(_Samples(transform), self._keys, workers, device, keep_workers=False)
         self._progress = Progress()
@@ -201,7 +218,7 @@ class _Samples:
     """Decodes and transforms one image; the only part of a loader that runs in the workers."""
 
     def __init__(self, transform: EvalTransform | TrainTransform, seed: int = 0):
-        self._transform, self._seed = transform, seed
+        self.transform, self._seed = transform, seed
 
     def __getitem__(self, key: tuple[str, int, int]) -> tuple[Tensor, int] | DamagedImageError:
         path, index, epoch = key
@@ -209,10 +226,12 @@ class _Samples:
             image = open_rgb(path)
         except DamagedImageError as error:
             return error  # raised, torch would bury it in the text of a worker's traceback
-        if isinstance(self._transform, EvalTransform):
-            return eval_pixels(image, self._transform), index
+        if isinstance(self.transform, NativeTransform):
+            return native_pixels(image, self.transform), index
+        if isinstance(self.transform, EvalTransform):
+            return eval_pixels(image, self.transform), index
         rng = np.random.default_rng([self._seed, epoch, index])
-        return train_pixels(image, self._transform, rng), index
+        return train_pixels(image, self.transform, rng), index
 
 
 class _Finish:
@@ -224,19 +243,24 @@ class _Finish:
         self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(transform.std, device=device).view(3, 1, 1)
 
-    def __call__(self, item: tuple[Tensor, Tensor]) -> Batch:
-        pixels, index = item
+    def __call__(self, item: tuple[Tensor, Tensor, Tensor | None]) -> Batch:
+        pixels, index, sides = item
         images = pixels.to(self._device, non_blocking=True).to(torch.float32)
         images.div_(255).sub_(self._mean).div_(self._std)
-        return Batch(images, self._labels[index].to(self._device, non_blocking=True), index)
+        labels = self._labels[index].to(self._device, non_blocking=True)
+        return Batch(images if sides is None else RaggedBatch(images, sides), labels, index)
 
 
-def _collate(samples: list) -> tuple[Tensor, Tensor] | DamagedImageError:
+def _collate(samples: list, ragged: bool = False) -> tuple[Tensor, Tensor, Tensor | None] | DamagedImageError:
     for sample in samples:
         if isinstance(sample, DamagedImageError):
             return sample
     pixels, index = zip(*samples, strict=True)
-    return torch.stack(pixels), torch.tensor(index, dtype=torch.int64)
+    rows = torch.tensor(index, dtype=torch.int64)
+    if not ragged:
+        return torch.stack(pixels), rows, None
+    batch = RaggedBatch.from_images(pixels)
+    return batch.canvas, rows, batch.extents
 
 
 def _data_loader(
@@ -249,7 +273,7 @@ def _data_loader(
     return DataLoader(
         samples,
         batch_sampler=keys,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, ragged=isinstance(samples.transform, NativeTransform)),
         num_workers=workers,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",

@@ -21,6 +21,7 @@ from pcpad.environment import commit, hardware, num_cores, pick_device, versions
 from pcpad.folders import result_folder
 from pcpad.padding import SurgeryReport, convert
 from pcpad.padding.modes import canonical
+from pcpad.probe import probe
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
 from pcpad.training.logbook import say
@@ -74,7 +75,7 @@ def train(settings: TrainSettings) -> Path:
         if settings.weights:
             models.scale_input(model, name)
         surgery = convert(model, settings.padding, power=settings.power, on_small=settings.on_small)
-        models.probe(model, str(name), settings.padding, settings.size)
+        probe(model, str(name), settings.padding, settings.size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         if not resume:
