@@ -19,7 +19,7 @@ class RaggedBatch:
     Any convolutional network takes it like a tensor: ``model(batch)`` gives a plain tensor of logits, of which row n
     equals, in eval mode, the network's on image n alone at its own size; features come as a RaggedBatch. What lies
     outside an image is never read. What cannot be followed (attention over positions, reshapes of the plane) raises
-    `RaggedError`; docs/mixed_sizes.md has the list.
+    `RaggedError`; pcpad/ragged/README.md has the list.
 
     Args:
         canvas: ``(N, C, H, W)``, any dtype and device.

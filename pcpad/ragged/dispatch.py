@@ -78,5 +78,5 @@ def refusal(name: str, why: str = "") -> RaggedError:
     why = why or REASONS.get(name, "it is not among the operations that are followed")
     return RaggedError(
         f"a mixed-size batch cannot go through {name}: {why}. Run the images one by one, or batches of one size as a "
-        "plain tensor; docs/mixed_sizes.md lists what is followed"
+        "plain tensor; pcpad/ragged/README.md lists what is followed"
     )

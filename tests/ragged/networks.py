@@ -77,6 +77,48 @@ REST = {
     "timm/xception41p": (1, 1),
 }
 
+# Families whose smallest network is not followed, and that network.
+NOT_FOLLOWED = {
+    "timm.byoanet": "timm/halonet_h1",
+    "timm.coat": "timm/coat_tiny",
+    "timm.cpubone": "timm/cpubone_nano",
+    "timm.crossvit": "timm/crossvit_9_dagger_240",
+    "timm.csatv2": "timm/csatv2",
+    "timm.davit": "timm/davit_tiny",
+    "timm.edgenext": "timm/edgenext_xx_small",
+    "timm.efficientformer": "timm/efficientformer_l1",
+    "timm.efficientformer_v2": "timm/efficientformerv2_s0",
+    "timm.efficientvim": "timm/efficientvim_m1",
+    "timm.efficientvit_mit": "timm/efficientvit_b0",
+    "timm.efficientvit_msra": "timm/efficientvit_m0",
+    "timm.gcvit": "timm/gcvit_xxtiny",
+    "timm.hiera": "timm/hiera_tiny_224",
+    "timm.hieradet_sam2": "timm/sam2_hiera_tiny",
+    "timm.iformer": "timm/iformer_t",
+    "timm.levit": "timm/levit_128s",
+    "timm.lowformer": "timm/lowformer_b0",
+    "timm.maxxvit": "timm/test_coatnet",
+    "timm.mobilevit": "timm/mobilevit_xxs",
+    "timm.mvitv2": "timm/mvitv2_tiny",
+    "timm.nest": "timm/nest_tiny",
+    "timm.nextvit": "timm/nextvit_small",
+    "timm.pit": "timm/pit_ti_224",
+    "timm.pvt_v2": "timm/pvt_v2_b0",
+    "timm.shvit": "timm/shvit_s1",
+    "timm.swiftformer": "timm/swiftformer_xs",
+    "timm.tiny_vit": "timm/tiny_vit_5m_224",
+    "timm.tnt": "timm/tnt_s_legacy_patch16_224",
+    "timm.tresnet": "timm/tresnet_m",
+    "timm.twins": "timm/twins_svt_small",
+    "timm.visformer": "timm/visformer_tiny",
+    "timm.vision_transformer_hybrid": "timm/vit_tiny_r_s16_p8_224",
+    "timm.vision_transformer_sam": "timm/samvit_base_patch16",
+    "timm.vitamin": "timm/vitamin_small_224",
+    "timm.volo": "timm/volo_d1_224",
+    "timm.xcit": "timm/xcit_nano_12_p8_224",
+    "torchvision.maxvit": "torchvision/maxvit_t",
+}
+
 
 def entry_of(name: str) -> models.Entry:
     """The zoo's entry."""

@@ -1,10 +1,18 @@
 """The promise: row n of a mixed-size batch is what the network gives for image n alone, at its own size."""
 
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 
+from pcpad import RaggedError
 from tests.ragged import networks
 from tests.ragged.alone import check, make_images
+from tests.zoo import models
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("timm", "classification")
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +39,34 @@ def test_one_network_of_the_other_families(name):
     prove(name, *networks.REST[name])
 
 
-def test_there_are_forty_families():
-    from tests.zoo import models
+def followed_families() -> set[str]:
+    return {models.family(networks.entry_of(name)) for name in networks.QUICK | networks.REST}
 
-    families = {models.family(networks.entry_of(name)) for name in networks.QUICK | networks.REST}
-    assert len(families) >= 40
+
+def test_there_are_forty_families_and_the_others_are_listed():
+    followed = followed_families()
+    assert len(followed) >= 40
+    assert not followed & set(networks.NOT_FOLLOWED)
+    listed = (ROOT / "pcpad" / "ragged" / "README.md").read_text()
+    missing = [name for name in networks.NOT_FOLLOWED if f"`{name.partition('.')[2]}`" not in listed]
+    assert not missing
+    assert f"{len(followed)} families" in listed
+
+
+def test_every_family_of_the_zoo_is_followed_or_listed():
+    with open(ROOT / "experiments" / "zoo" / "table.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["converted"]) and row["kind"] in KINDS]
+    assert {row["family"] for row in rows} <= followed_families() | set(networks.NOT_FOLLOWED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", networks.NOT_FOLLOWED)
+def test_the_others_are_refused(family):
+    model = networks.build(networks.NOT_FOLLOWED[family])
+    side = model.pretrained_cfg["input_size"][-1] if hasattr(model, "pretrained_cfg") else 224
+    for sizes in ([(96, 64), (64, 128)], [(side, side), (side, side - 32)]):
+        with pytest.raises((RaggedError, TypeError, AssertionError)):
+            networks.worst_error(model, sizes)
 
 
 def test_features_keep_their_extents():
