@@ -26,6 +26,16 @@ def probe(model: nn.Module, name: str, padding: str, size: int) -> None:
         model.train(was_training)
 
 
+def refuse_filling(paddings: list[str]) -> None:
+    """Raise ValueError for padding modes that images of native size cannot have."""
+    filling = [padding for padding in paddings if padding not in ("zeros", "partial")]
+    if filling:
+        raise ValueError(
+            f"native sizes go with zeros and partial padding, not with {', '.join(filling)}, which fill from the edge "
+            "of each image: choose among those two"
+        )
+
+
 def probe_native(model: nn.Module, name: str, padding: str, size: int) -> int:
     """Run a batch of images of different sizes, so that what cannot be followed is known before the run starts.
 

@@ -1,19 +1,41 @@
 """Images at their own aspect ratio: the sides they are resized to, and an order that keeps their canvas small."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pcpad.data.batch import EvalTransform
+from pcpad.data.batch import EvalTransform, TrainTransform
+
+WINDOW = 32
+"""Batches within which training images change places, so that those of a batch have much the same shape."""
+
+
+def native_sides(height: int, width: int, size: int, multiple: int = 1) -> tuple[int, int]:
+    """Height and width of an image whose shorter side is made `size`, in pixels: torchvision's rule.
+
+    Args:
+        multiple: both are rounded to a multiple of it.
+    """
+    shorter = min(height, width)
+    sides = (height * size // shorter, width * size // shorter)
+    return tuple(max((side + multiple // 2) // multiple, 1) * multiple for side in sides)
+
+
+def all_sides(sizes: np.ndarray | None, transform: "NativeTransform | NativeTrainTransform") -> np.ndarray:
+    """`native_sides` of every image: int64 ``(n, 2)``, of height and width as the files have them."""
+    if sizes is None:
+        raise ValueError("images of native size need their sizes: give sizes=image_sizes(manifest, workers)")
+    rows = [native_sides(*size, transform.size, transform.multiple) for size in np.asarray(sizes).tolist()]
+    return np.array(rows, np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class NativeTransform(EvalTransform):
     """Resize the shorter side to ``size``, keep the aspect ratio, normalise: nothing is cut off.
 
-    ``multiple`` rounds both sides to a multiple of that many pixels, for networks whose padding depends on the parity
-    of their input. ``crop_pct`` and ``crop_mode`` have no meaning here.
+    ``multiple`` rounds both sides to a multiple of that many pixels, for networks that cannot take every side.
+    ``crop_pct`` and ``crop_mode`` have no meaning here.
     """
 
     multiple: int = 1
@@ -23,13 +45,21 @@ class NativeTransform(EvalTransform):
         """The size as a record states it."""
         return f"native:{self.size}"
 
-    def sides(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width, in pixels, that an image is resized to: torchvision's rule, then the rounding."""
-        shorter = min(height, width)
-        return self._round(height * self.size // shorter), self._round(width * self.size // shorter)
 
-    def _round(self, side: int) -> int:
-        return max((side + self.multiple // 2) // self.multiple, 1) * self.multiple
+def native_transform(square: EvalTransform, multiple: int = 1) -> NativeTransform:
+    """The native form of an evaluation's preprocessing: same size, filter, mean and std."""
+    return NativeTransform(**vars(replace(square, crop_pct=1.0, crop_mode="center")), multiple=multiple)
+
+
+@dataclass(frozen=True)
+class NativeTrainTransform(TrainTransform):
+    """A random crop of the image's own aspect ratio, its shorter side resized to ``size``; flip, normalise.
+
+    ``scale`` is the range of the crop's share of the image area; ``ratio`` has no meaning here. ``multiple`` is that
+    of `NativeTransform`.
+    """
+
+    multiple: int = 1
 
 
 def order_by_shape(order: Sequence[int], sides: np.ndarray, batch_size: int, window: int | None = None) -> list[int]:
@@ -70,6 +100,22 @@ def eval_order(
     own = range(rank, num_files, world)
     if not isinstance(transform, NativeTransform):
         return own, 0.0
-    sides = np.array([transform.sides(*size) for size in np.asarray(sizes).tolist()], np.int64).reshape(-1, 2)
+    sides = all_sides(sizes, transform)
     order = order_by_shape(own, sides, batch_size)
     return order, share_of_padding(order, sides, batch_size)
+
+
+def train_order(own: Sequence[int], sides: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[int]:
+    """The order of one epoch's images on one rank: batches of much the same shape, in no order of shape.
+
+    Args:
+        own: rows of `sides` in random order; full batches.
+        sides: int64 ``(n, 2)``.
+    """
+    order = order_by_shape(own, sides, batch_size, WINDOW)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    shuffled: list[int] = []
+    for start in range(0, len(batches), WINDOW):
+        for i in rng.permutation(len(batches[start : start + WINDOW])).tolist():
+            shuffled += batches[start + i]
+    return shuffled

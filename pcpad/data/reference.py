@@ -13,9 +13,16 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
-from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
+from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, shuffled, steps_per_epoch
 from pcpad.data.damage import DamagedImageError, open_rgb
-from pcpad.data.native import NativeTransform, eval_order
+from pcpad.data.native import (
+    NativeTrainTransform,
+    NativeTransform,
+    all_sides,
+    eval_order,
+    native_sides,
+    train_order,
+)
 from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -30,14 +37,18 @@ def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
 
 def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
     """Resizes an RGB image and keeps its aspect ratio: uint8 ``(3, height, width)``."""
-    sides = list(transform.sides(image.height, image.width))
+    sides = list(native_sides(image.height, image.width, transform.size, transform.multiple))
     return F.pil_to_tensor(F.resize(image, sides, _FILTERS[transform.interpolation]))
 
 
 def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
-    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``."""
-    box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
-    size = [transform.size, transform.size]
+    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``, or of its own aspect ratio."""
+    if isinstance(transform, NativeTrainTransform):
+        box = native_box(image.height, image.width, transform.scale, rng)
+        size = list(native_sides(image.height, image.width, transform.size, transform.multiple))
+    else:
+        box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
+        size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, _FILTERS[transform.interpolation])
     return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
 
@@ -66,6 +77,15 @@ def crop_box(
     elif width / height > ratio[1]:
         w = round(height * ratio[1])
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def native_box(
+    height: int, width: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draws a box of the image's own aspect ratio, its share of the area uniform in ``scale``: as `crop_box`."""
+    side = math.sqrt(rng.uniform(*scale))
+    h, w = max(round(side * height), 1), max(round(side * width), 1)
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
 
 
 class EvalLoader:
@@ -122,7 +142,8 @@ class TrainLoader:
 
     Seed and epoch give one order, of which rank r takes the entries r, r + world, ...; seed, epoch and index
     give the augmentation of an image. The number of workers changes nothing, and torch's own random state is
-    neither read nor changed.
+    neither read nor changed. Where images keep their aspect ratio (a NativeTrainTransform, which needs `sizes`, as in
+    EvalLoader), those of a batch are of much the same shape.
 
     Attributes:
         steps_per_epoch: batches per epoch.
@@ -144,6 +165,7 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         self._fingerprint = fingerprint(
@@ -151,7 +173,8 @@ class TrainLoader:
         )
         self._seed, self._rank, self._world = seed, rank, world
         self._num_taken = self.steps_per_epoch * batch_size
-        self._num_files = len(files)
+        self._num_files, self._batch_size = len(files), batch_size
+        self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
         self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, keep_workers=True)
@@ -167,8 +190,10 @@ class TrainLoader:
         return self._batches(epoch)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._num_files)
-        self._keys.order = order[self._rank :: self._world][: self._num_taken].tolist()
+        order = shuffled(self._num_files, self._seed, epoch, self._rank, self._world, self._num_taken).tolist()
+        if self._sides is not None:
+            order = train_order(order, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
+        self._keys.order = order
         self._keys.epoch = epoch
         for item in self._loader:
             if isinstance(item, DamagedImageError):
@@ -273,7 +298,7 @@ def _data_loader(
     return DataLoader(
         samples,
         batch_sampler=keys,
-        collate_fn=partial(_collate, ragged=isinstance(samples.transform, NativeTransform)),
+        collate_fn=partial(_collate, ragged=isinstance(samples.transform, (NativeTransform, NativeTrainTransform))),
         num_workers=workers,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",

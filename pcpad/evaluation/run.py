@@ -14,14 +14,14 @@ from pcpad.data.batch import EvalTransform
 from pcpad.data.catalogue import DataSet, open_for_evaluation
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
-from pcpad.data.native import NativeTransform
+from pcpad.data.native import NativeTransform, native_transform
 from pcpad.environment import hardware, num_cores, pick_device
 from pcpad.evaluation.counts import count
 from pcpad.evaluation.record import make_record, percent, write_record
 from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical
-from pcpad.probe import probe, probe_native
+from pcpad.probe import probe, probe_native, refuse_filling
 from pcpad.training import checkpoint
 from pcpad.training.logbook import Progress, say
 
@@ -34,6 +34,7 @@ class Subject:
         name: resolved model name. model: with its weights and zero padding.
         classes: folder names of the outputs, where they are known.
         preprocess: overrides of the model's own. data: name of the data set, ``auto`` if nothing was said.
+        native: whether it was trained on images of their own aspect ratio.
         facts: record fields that are the same for every cell.
     """
 
@@ -45,6 +46,7 @@ class Subject:
     weights: str | None
     data: str
     size: int | None
+    native: bool
     padding: str
     power: float
     on_small: str
@@ -64,7 +66,7 @@ def evaluate(settings: EvalSettings) -> Path:
     if settings.power is not None and "partial" not in paddings:
         others = ", ".join(paddings)
         raise ValueError(f"power={settings.power} has a meaning for partial padding only, not for {others}")
-    sizes = parse_sizes(settings.sizes) if settings.sizes else [(settings.size or subject.size, False)]
+    sizes = parse_sizes(settings.sizes) if settings.sizes else [(settings.size or subject.size, subject.native)]
     transforms = [transform_for(subject, size, native, paddings) for size, native in sizes]
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -189,6 +191,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         weights=trained["weights"],
         data=trained["data"]["name"] if settings.data.name == "auto" else settings.data.name,
         size=trained["size"],
+        native=trained["data"].get("native", False),
         padding=trained["padding"],
         power=trained["power"] if settings.power is None else settings.power,
         on_small=settings.on_small or trained["on_small"],
@@ -220,6 +223,7 @@ def subject_of_model(settings: EvalSettings) -> Subject:
         weights=settings.weights,
         data=settings.data.name,
         size=None,
+        native=False,
         padding="zeros",
         power=1.0 if settings.power is None else settings.power,
         on_small=settings.on_small or "raise",
@@ -268,17 +272,12 @@ def transform_for(subject: Subject, size: int, native: bool, paddings: list[str]
     square = models.eval_transform(subject.name, subject.preprocess, size, subject.weights)
     if not native:
         return square
-    filling = [padding for padding in paddings if padding not in ("zeros", "partial")]
-    if filling:
-        raise ValueError(
-            f"native sizes go with zeros and partial padding, not with {', '.join(filling)}, which fill from the edge "
-            "of each image: leave them out of --paddings"
-        )
+    refuse_filling(paddings)
     multiple = 1
     for padding in paddings:
         convert(subject.model, padding, **options(subject, padding))
         multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, size))
-    return NativeTransform(**vars(replace(square, crop_pct=1.0, crop_mode="center")), multiple=multiple)
+    return native_transform(square, multiple)
 
 
 def size_key(size: str) -> tuple[bool, int]:

@@ -105,3 +105,24 @@ def test_what_cannot_be_followed_is_said_before_the_start(tmp_path, folder, caps
     assert "cannot take images of native size with zeros padding: a mixed-size batch cannot go through reshape" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+def test_a_run_on_native_sizes(folder, tmp_path, loader, capsys):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    (folder / "train").symlink_to(folder / "val")
+    common = ["--data.native=true", f"--data.name={folder}", f"--data.loader={loader}", "--recipe=textures"]
+    common += ["--size=48", "--batch_size=6", "--epochs=2", "--schedule.warmup_epochs=0", "--device=cpu"]
+    assert main(["train", "--model=timm/test_resnet", "--padding=partial", *common, f"--out={tmp_path}/run"]) == 0
+    records = read_records(tmp_path / "run")
+    assert [record["size"] for record in records] == ["native:48"] * 2
+    assert 0 < records[0]["canvas_padding"] < 0.3
+    assert records[0]["n"] == 18
+    assert main(["eval", f"--run={tmp_path}/run", f"--data.loader={loader}", "--batch_size=6"]) == 0
+    *_, again = read_records(tmp_path / "run")
+    assert (again["size"], again["top1"]) == ("native:48", records[1]["top1"])
+    capsys.readouterr()
+    assert main(["train", "--model=timm/test_resnet", "--padding=reflect", *common, f"--out={tmp_path}/other"]) != 0
+    assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
