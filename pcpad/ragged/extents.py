@@ -53,6 +53,7 @@ class Axis:
         root: the images' own axis.
         checked: whether it is known that no image is empty.
         memo: of a root: key to axis, so that a geometry is mapped once; not used under ``torch.compile``.
+        tests: what `test` and `taps` have found; not used under ``torch.compile``.
         twin: the same on the CPU, to be looked at without waiting for a GPU; None under ``torch.compile``.
     """
 
@@ -131,11 +132,17 @@ class Axis:
         Args:
             margin: pixels before and after the image that count as inside.
         """
-        place = window.positions(count, self.stop.device)
-        start = -margin[0] if self.start is None else self.start[:, None] - margin[0]
-        first = -((place - start) // window.dilation)  # the ceiling of (start - place) / dilation
-        last = (self.stop[:, None] + margin[1] - 1 - place) // window.dilation
-        return (last.clamp(max=window.kernel - 1) - first.clamp(min=0) + 1).clamp(min=0)
+        compiling, key = torch.compiler.is_compiling(), (window, count, margin)
+        if compiling or key not in self.tests:
+            place = window.positions(count, self.stop.device)
+            start = -margin[0] if self.start is None else self.start[:, None] - margin[0]
+            first = -((place - start) // window.dilation)  # the ceiling of (start - place) / dilation
+            last = (self.stop[:, None] + margin[1] - 1 - place) // window.dilation
+            taps = (last.clamp(max=window.kernel - 1) - first.clamp(min=0) + 1).clamp(min=0)
+            if compiling:
+                return taps
+            self.tests[key] = taps
+        return self.tests[key]
 
     def lengths(self) -> Tensor:
         """Number of pixels of each image: int64 ``(N,)``."""
