@@ -79,8 +79,9 @@ class Axis:
             return self.mapped(window, grow, length)
         key = self.next_key(window, grow, length)
         if key not in self.root.memo:
-            axis = self.mapped(window, grow, length)
-            axis.twin = axis if self.twin is self else self.twin and self.twin.mapped(window, grow, length)
+            with torch.inference_mode(False):  # what is remembered in evaluation must be of use in training
+                axis = self.mapped(window, grow, length)
+                axis.twin = axis if self.twin is self else self.twin and self.twin.mapped(window, grow, length)
             self.root.memo[key] = axis
         return self.root.memo[key]
 
@@ -115,16 +116,18 @@ class Axis:
 
     def test(self, length: int) -> Tensor:
         """Which of the canvas's `length` rows (or columns) are each image's: bool ``(N, length)``."""
-        compiling = torch.compiler.is_compiling()
-        if compiling or length not in self.tests:
-            places = torch.arange(length, device=self.stop.device)
-            test = places < self.stop[:, None]
-            if self.start is not None:
-                test = test & (places >= self.start[:, None])
-            if compiling:
-                return test
-            self.tests[length] = test
+        if torch.compiler.is_compiling():
+            return self.tested(length)
+        if length not in self.tests:
+            with torch.inference_mode(False):
+                self.tests[length] = self.tested(length)
         return self.tests[length]
+
+    def tested(self, length: int) -> Tensor:
+        """`test`, computed."""
+        places = torch.arange(length, device=self.stop.device)
+        test = places < self.stop[:, None]
+        return test if self.start is None else test & (places >= self.start[:, None])
 
     def taps(self, window: Window, count: int, margin: tuple[int, int] = (0, 0)) -> Tensor:
         """Number of taps of each of `count` windows that lie inside each image: int64 ``(N, count)``.
@@ -132,17 +135,21 @@ class Axis:
         Args:
             margin: pixels before and after the image that count as inside.
         """
-        compiling, key = torch.compiler.is_compiling(), (window, count, margin)
-        if compiling or key not in self.tests:
-            place = window.positions(count, self.stop.device)
-            start = -margin[0] if self.start is None else self.start[:, None] - margin[0]
-            first = -((place - start) // window.dilation)  # the ceiling of (start - place) / dilation
-            last = (self.stop[:, None] + margin[1] - 1 - place) // window.dilation
-            taps = (last.clamp(max=window.kernel - 1) - first.clamp(min=0) + 1).clamp(min=0)
-            if compiling:
-                return taps
-            self.tests[key] = taps
+        if torch.compiler.is_compiling():
+            return self.counted(window, count, margin)
+        key = (window, count, margin)
+        if key not in self.tests:
+            with torch.inference_mode(False):
+                self.tests[key] = self.counted(window, count, margin)
         return self.tests[key]
+
+    def counted(self, window: Window, count: int, margin: tuple[int, int]) -> Tensor:
+        """`taps`, computed."""
+        place = window.positions(count, self.stop.device)
+        start = -margin[0] if self.start is None else self.start[:, None] - margin[0]
+        first = -((place - start) // window.dilation)  # the ceiling of (start - place) / dilation
+        last = (self.stop[:, None] + margin[1] - 1 - place) // window.dilation
+        return (last.clamp(max=window.kernel - 1) - first.clamp(min=0) + 1).clamp(min=0)
 
     def lengths(self) -> Tensor:
         """Number of pixels of each image: int64 ``(N,)``."""

@@ -131,3 +131,13 @@ def test_autocast_and_checkpointing():
         half = model(make_batch(images))
     assert half.dtype == torch.bfloat16
     assert (half - plain).abs().max() < 0.1 * plain.abs().max()
+
+
+def test_a_batch_that_was_evaluated_trains():
+    model = networks.build("timm/test_resnet", "partial")
+    batch = make_batch(make_images(SIZES, channels=3))
+    with torch.inference_mode():
+        wanted = model(batch)
+    got = model(batch)
+    assert torch.equal(got, wanted)
+    got.sum().backward()
