@@ -16,10 +16,12 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
     """Raise unless `mask` says of every pixel of `x` whether it is known.
 
     Raises:
-        TypeError: `mask` is no tensor, or neither bool nor floating point.
+        TypeError: `mask` is no tensor, or neither bool nor floating point; `x` is no tensor.
         ValueError: its shape or device do not fit, or a floating-point mask has a value other than 0 and 1 (looked
             for on a CPU, and under `debug` on a GPU).
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"a mask goes with a tensor, not with a {type(x).__name__}, whose extents are its mask")
     if not isinstance(mask, Tensor):
         raise TypeError(f"the mask must be a tensor, not {type(mask).__name__}")
     if mask.dtype != torch.bool and not mask.is_floating_point():

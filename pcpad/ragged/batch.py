@@ -8,7 +8,7 @@ from torch import Tensor
 from pcpad.padding.debug import may_read
 from pcpad.ragged.dispatch import HANDLERS, dispatch, refusal
 from pcpad.ragged.extents import Axis, Extents
-from pcpad.ragged.lengths import RaggedError
+from pcpad.ragged.lengths import RaggedAttributeError, RaggedError
 
 RULES = ("own", "grow")
 
@@ -48,7 +48,7 @@ class RaggedBatch:
         if rule not in RULES:
             raise ValueError(f"rule={rule!r} is not one of {', '.join(map(repr, RULES))}")
         if not isinstance(extents, Tensor):
-            extents = torch.tensor(extents, dtype=torch.int64).reshape(-1, 2)
+            extents = torch.tensor(extents).reshape(-1, 2)
         if extents.shape != (len(canvas), 2) or extents.dtype != torch.int64:
             raise ValueError(
                 f"extents must be int64 of shape ({len(canvas)}, 2), a height and a width for each image, not "
@@ -63,14 +63,16 @@ class RaggedBatch:
                     f"extent {height}x{width} of image {wrong[0]} must be at least 1x1 and within the canvas of "
                     f"{canvas.shape[-2]}x{canvas.shape[-1]}"
                 )
+        extents = extents.clone()  # what follows from it is remembered
         on_device = extents.to(canvas.device, non_blocking=True)
         axes = []
         for i in (0, 1):
             host = extents[:, i] if extents.device.type == "cpu" and canvas.device.type != "cpu" else None
             axes.append(Axis(on_device[:, i]).with_twin(host))
         self.canvas = canvas
-        self.layout = Extents(axes[0], axes[1], rule == "grow")
+        self.geometry = Extents(axes[0], axes[1], rule == "grow")
         self.plane = (2, 3)
+        self.raw = True
 
     @classmethod
     def from_images(
@@ -106,24 +108,26 @@ class RaggedBatch:
         if height < need[0] or width < need[1]:
             raise ValueError(f"images of up to {need[0]}x{need[1]} do not fit on a canvas of {height}x{width}")
         sheet = first.new_zeros(len(images), len(first), height, width)
-        for row, image, (h, w) in zip(sheet, images, sizes, strict=True):
-            row[:, :h, :w] = image
-        return cls(sheet, sizes, rule)
+        for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            sheet[i, :, :h, :w] = image
+        batch = cls(sheet, sizes, rule)
+        batch.raw = False
+        return batch
 
     @property
     def extents(self) -> Tensor:
         """Height and width of each image: int64 ``(N, 2)``, on the canvas's device."""
-        return self.layout.sizes()
+        return self.geometry.sizes()
 
     @property
     def starts(self) -> Tensor:
         """First row and column of each image in the canvas: int64 ``(N, 2)``; 0 by rule ``"own"``."""
-        return self.layout.starts()
+        return self.geometry.starts()
 
     @property
     def rule(self) -> str:
         """``"own"`` or ``"grow"``."""
-        return "grow" if self.layout.grow else "own"
+        return "grow" if self.geometry.grow else "own"
 
     def images(self) -> list[Tensor]:
         """What belongs to each image, as views of the canvas without its batch axis: for maps ``(C, H_i, W_i)``."""
@@ -142,19 +146,29 @@ class RaggedBatch:
         return 1 - int(self.extents.prod(1).sum()) / area
 
     def like(
-        self, canvas: Tensor, layout: Extents | None = None, plane: tuple[int, int] | None = None
+        self,
+        canvas: Tensor,
+        geometry: Extents | None = None,
+        plane: tuple[int, int] | None = None,
+        raw: bool | None = None,
     ) -> "RaggedBatch":
-        """Another canvas with the same extents, or other ones; `plane` are the indices of its rows and columns."""
+        """Another canvas with the same extents, or other ones.
+
+        Args:
+            plane: indices of its rows and columns.
+            raw: whether what lies outside the images may be infinite or NaN; as here if not given.
+        """
         new = object.__new__(RaggedBatch)
         new.canvas = canvas
-        new.layout = self.layout if layout is None else layout
+        new.geometry = self.geometry if geometry is None else geometry
         new.plane = self.plane if plane is None else plane
+        new.raw = self.raw if raw is None else raw
         return new
 
     def inside(self) -> Tensor:
         """Where the canvas is an image: bool, of as many axes as the canvas, 1 long but for batch, rows and columns."""
         tests = []
-        for axis, index in zip((self.layout.rows, self.layout.cols), self.plane, strict=True):
+        for axis, index in zip((self.geometry.rows, self.geometry.cols), self.plane, strict=True):
             length = self.canvas.shape[index]
             shape = [1] * self.canvas.dim()
             shape[0], shape[index] = self.canvas.shape[0], length
@@ -163,7 +177,14 @@ class RaggedBatch:
 
     def filled(self, value: float = 0) -> Tensor:
         """The canvas with `value` outside the images; what lay there, NaN included, is not read."""
+        if not self.canvas.is_floating_point() and abs(value) == float("inf"):
+            limits = torch.iinfo(self.canvas.dtype)
+            value = limits.max if value > 0 else limits.min
         return torch.where(self.inside(), self.canvas, value)
+
+    def finite(self) -> Tensor:
+        """The canvas, with 0 outside where that may be NaN: for what has weights, whose gradient is a sum over it."""
+        return self.filled() if self.raw else self.canvas
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -173,7 +194,7 @@ class RaggedBatch:
     def shape(self) -> tuple:
         """Like a tensor's; height and width are `Length`, since they differ from image to image."""
         sides: list = list(self.canvas.shape)
-        for index, axis in zip(self.plane, (self.layout.rows, self.layout.cols), strict=True):
+        for index, axis in zip(self.plane, (self.geometry.rows, self.geometry.cols), strict=True):
             sides[index] = axis.length(self.canvas.shape[index])
         return tuple(sides)
 
@@ -259,28 +280,36 @@ class RaggedBatch:
         what = f"{len(sizes)} images" if len(sizes) > 1 else "1 image"
         if self.plane == (2, 3) and self.canvas.dim() == 4:
             what += f" of {self.canvas.shape[1]} channels"
-        rule = ", rule 'grow'" if self.layout.grow else ""
+        rule = ", rule 'grow'" if self.geometry.grow else ""
         return (
             f"RaggedBatch({what}, {listed}, on a canvas of {self.canvas.shape[rows]}x{self.canvas.shape[cols]}, "
             f"{self.canvas.dtype}, {self.canvas.device}{rule})"
         )
 
+    __array_ufunc__ = None  # a numpy number leaves arithmetic to the batch
+
+    def requires_grad_(self, requires_grad: bool = True) -> "RaggedBatch":
+        """Like a tensor's."""
+        self.canvas.requires_grad_(requires_grad)
+        return self
+
     def __getattr__(self, name: str):
         if not name.startswith("__") and callable(getattr(Tensor, name, None)):
-            raise refusal(name)
+            raise RaggedAttributeError(str(refusal(name)))
         raise AttributeError(f"RaggedBatch has no attribute {name!r}")
 
 
 def moved(batch: RaggedBatch, canvas: Tensor) -> RaggedBatch:
     """A batch on another device; its extents start a new root there."""
-    if batch.layout.grow and batch.layout.rows.start is not None:
+    if batch.geometry.grow and batch.geometry.rows.start is not None:
         raise RaggedError("features by rule 'grow' cannot be moved between devices: move the batch, not its features")
-    sizes = batch.layout
+    sizes = batch.geometry
     host = [axis.twin.stop if axis.twin is not None else axis.stop.cpu() for axis in (sizes.rows, sizes.cols)]
     cpu = canvas.device.type == "cpu"
     axes = [Axis(side.to(canvas.device, non_blocking=True)).with_twin(None if cpu else side) for side in host]
     new = object.__new__(RaggedBatch)
-    new.canvas, new.layout, new.plane = canvas, Extents(axes[0], axes[1], sizes.grow), batch.plane
+    new.canvas, new.geometry, new.plane = canvas, Extents(axes[0], axes[1], sizes.grow), batch.plane
+    new.raw = batch.raw
     return new
 
 
@@ -294,6 +323,15 @@ def add_methods() -> None:
         call.__name__ = name
         return call
 
+    def new(name: str):
+        def call(self, *args, **kwargs):
+            return getattr(self.canvas, name)(*args, **kwargs)
+
+        call.__name__, call.__doc__ = name, "Like a tensor's: a plain tensor of the batch's dtype and device."
+        return call
+
     for name in dir(Tensor):
         if name.strip("_") in HANDLERS and name not in vars(RaggedBatch):
             setattr(RaggedBatch, name, method(name))
+    for name in ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"):
+        setattr(RaggedBatch, name, new(name))

@@ -17,6 +17,11 @@ TABLE: dict[Callable, tuple[Callable, str]] = {}
 IN_PLACE: dict[Callable, str] = {}
 """Those of them that write into their first argument, to the name with underscores."""
 
+FIRST = ("input", "self", "tensors", "tensor")
+"""What torch calls its first argument."""
+RESHAPING = ("transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze")
+"""Handlers that could not tell the other holders of a batch what became of its axes."""
+
 REASONS = {
     "matmul": "it mixes positions",
     "einsum": "it may mix positions",
@@ -52,7 +57,7 @@ def fill_table() -> None:
         for attribute in dir(space):
             name = attribute.strip("_")
             function = getattr(space, attribute, None)
-            if name in HANDLERS and callable(function):
+            if name in HANDLERS and callable(function) and function is not torch.linalg.norm:  # a matrix norm
                 TABLE.setdefault(function, (HANDLERS[name], name))
                 operator = attribute.startswith("__i") and attribute != "__invert__"
                 if operator or (attribute.endswith("_") and not attribute.startswith("__")):
@@ -70,6 +75,11 @@ def dispatch(func, args: tuple, kwargs: dict):
     if found is None:
         raise refusal(name_of(func))
     handler, name = found
+    if func in IN_PLACE and name in RESHAPING:
+        raise refusal(IN_PLACE[func], "use the form that is not in place")
+    if not args:  # whoever gives the input by name
+        key = next(key for key in FIRST if key in kwargs)
+        args, kwargs = (kwargs[key],), {k: v for k, v in kwargs.items() if k != key}
     return handler(func, name, args, kwargs)
 
 

@@ -177,9 +177,13 @@ class Axis:
             axis.twin = axis if self.twin is self else self.twin.union(other.twin)
         return axis
 
+    def alike(self, other: "Axis") -> bool:
+        """Whether both follow from the images' own side in the same way, so that all images agree."""
+        return self is other or (self.root is other.root and self.key == other.key)
+
     def same(self, other: "Axis") -> bool:
         """Whether all images agree; raises RaggedError where that cannot be told (under ``torch.compile``)."""
-        if self is other or (self.root is other.root and self.key == other.key):
+        if self.alike(other):
             return True
         if torch.compiler.is_compiling() or self.twin is None or other.twin is None:
             raise RaggedError(

@@ -9,6 +9,10 @@ class RaggedError(ValueError):
     """Something that a mixed-size batch cannot go through, or its images do not agree in; names it and the way out."""
 
 
+class RaggedAttributeError(RaggedError, AttributeError):
+    """A tensor's method that a mixed-size batch does not have; ``hasattr`` sees that it is not there."""
+
+
 class Length:
     """One number for each image of a batch that follows from its height or width; takes part in arithmetic.
 
@@ -100,12 +104,16 @@ def comparison(function):
     return lambda self, other: self.decide(function, other)
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(Length, f"__{_name}__", arithmetic(getattr(operator, _name)))
-    setattr(Length, f"__r{_name}__", arithmetic(getattr(operator, _name), swapped=True))
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_"):
+    _short = _name.strip("_")
+    setattr(Length, f"__{_short}__", arithmetic(getattr(operator, _name)))
+    setattr(Length, f"__r{_short}__", arithmetic(getattr(operator, _name), swapped=True))
 for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
     setattr(Length, f"__{_name}__", comparison(getattr(operator, _name)))
-for _name, _function in {"neg": operator.neg, "abs": abs, "ceil": math.ceil, "floor": math.floor}.items():
+for _name, _function in (("neg", operator.neg), ("pos", operator.pos), ("abs", abs)):
     setattr(Length, f"__{_name}__", lambda self, f=_function: self.apply(f))
+for _name, _function in (("ceil", math.ceil), ("floor", math.floor)):
+    setattr(Length, f"__{_name}__", lambda self, f=_function: self.apply(f))
+Length.__divmod__ = lambda self, other: (self // other, self % other)
 Length.__trunc__ = lambda self: self.apply(math.trunc)
 Length.__round__ = lambda self, digits=None: self.apply(lambda v: round(v, digits))

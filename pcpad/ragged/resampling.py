@@ -4,13 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcpad.padding.coverage import pair
 from pcpad.ragged.batch import RaggedBatch
 from pcpad.ragged.dispatch import handles, refusal
 from pcpad.ragged.extents import Axis, Extents
 from pcpad.ragged.lengths import Length
-from pcpad.ragged.statistics import wide
-from pcpad.ragged.windows import plane_last
+from pcpad.ragged.windows import pair, plane_last, wide
 
 
 def bins(axis: Axis, length: int, cells: int) -> Tensor:
@@ -36,7 +34,7 @@ def adaptive_avg_pool2d(func, name, args, kwargs):
     x, cells = adaptive(args, kwargs, "adaptive_avg_pool2d")
     if cells == (1, 1):
         return x.mean((2, 3), keepdim=True)
-    sides = zip((x.layout.rows, x.layout.cols), x.canvas.shape[2:], cells, strict=True)
+    sides = zip((x.geometry.rows, x.geometry.cols), x.canvas.shape[2:], cells, strict=True)
     weights = [bins(axis, length, count).to(wide(x.canvas[:0]).dtype) for axis, length, count in sides]
     weights = [w / w.sum(-1, keepdim=True) for w in weights]
     return mix(wide(x.filled()), *weights).to(x.dtype)
@@ -47,7 +45,7 @@ def adaptive_max_pool2d(func, name, args, kwargs):
     """Maximum over the bins of each image: a plain tensor."""
     x, cells = adaptive(args, kwargs, "adaptive_max_pool2d")
     y = x.filled(-torch.inf)
-    for dim, axis, count in ((2, x.layout.rows, cells[0]), (3, x.layout.cols, cells[1])):
+    for dim, axis, count in ((2, x.geometry.rows, cells[0]), (3, x.geometry.cols, cells[1])):
         test = bins(axis, y.shape[dim], count)  # (N, cells, length)
         shape = [len(test), 1, 1, 1]
         shape[dim] = y.shape[dim]
@@ -87,13 +85,13 @@ def resample(
     x = plane_last(input, "interpolate")
     if mode not in ("nearest", "nearest-exact", "bilinear") or antialias:
         raise refusal(f"interpolate(mode={mode!r}{', antialias=True' if antialias else ''})")
-    if x.layout.grow:
+    if x.geometry.grow:
         raise refusal("interpolate", "it is followed by rule 'own' only")
     goals = pair(size) if size is not None else (None, None)
     factors = pair(scale_factor) if scale_factor is not None else (None, None)
     mixes, axes = [], []
     for axis, length, goal, factor in zip(
-        (x.layout.rows, x.layout.cols), x.canvas.shape[2:], goals, factors, strict=True
+        (x.geometry.rows, x.geometry.cols), x.canvas.shape[2:], goals, factors, strict=True
     ):
         own = axis.stop[:, None]
         if isinstance(goal, Length):
@@ -113,7 +111,9 @@ def resample(
         if axes != [None, None]:
             raise refusal("interpolate", "it gives one side of the plane a size of its own")
         return y
-    return x.like(y, Extents(axes[0], axes[1]))
+    geometry = Extents(axes[0], axes[1])
+    geometry.check_not_empty(x.geometry, "interpolate")
+    return x.like(y, geometry, raw=False)
 
 
 def scaled(axis: Axis, length: int, factor: float) -> tuple[Axis, int]:
@@ -139,7 +139,9 @@ def weights(own, target, count: int, length: int, mode: str, align: bool, factor
     last = own.double() - 1
     if mode == "bilinear":
         place = torch.arange(count, device=own.device).double()
-        scale = 1.0 / factor if factor is not None else own.double() / target.clamp(min=1)
+        scale = own.double() / target.clamp(min=1)
+        if factor is not None:  # torch copies where the length stays the same, whatever the factor
+            scale = torch.where(target == own, scale, 1.0 / factor)
         if align:
             at = place * torch.where(target > 1, last / (target - 1).clamp(min=1), 0.0)
         else:
@@ -150,6 +152,9 @@ def weights(own, target, count: int, length: int, mode: str, align: bool, factor
         high = torch.minimum(low + 1, last)
         return F.one_hot(low.long(), length) * (1 - share) + F.one_hot(high.long(), length) * share
     place = torch.arange(count, device=own.device).float()  # torch finds the nearest pixel in float32
-    scale = 1.0 / factor if factor is not None else own.float() / target.clamp(min=1)
+    scale = own.float() / target.clamp(min=1)
+    if factor is not None:  # torch takes shorter ways where the length stays the same or doubles
+        plain = (target == own) | (target == 2 * own) if mode == "nearest" else target < 0
+        scale = torch.where(plain, scale, 1.0 / factor)
     at = (place + (0.5 if mode == "nearest-exact" else 0)) * scale
     return F.one_hot(torch.minimum(at.floor().double().expand(len(own), count), last).long(), length).double()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcpad.ragged.batch import RaggedBatch
 from pcpad.ragged.dispatch import handles, refusal
-from pcpad.ragged.extents import Extents
+from pcpad.ragged.extents import Axis, Extents
 from pcpad.ragged.lengths import Length, RaggedError
 from pcpad.ragged.pointwise import agreeing, bare, dims_of, operands
 
@@ -30,10 +30,10 @@ def permute(func, name, args, kwargs):
     order = func(torch.empty([0, *range(1, x.dim())], device="meta"), *args[1:], **kwargs).shape
     in_front(x, name, (1, 1), tuple(order))
     plane = tuple(list(order).index(index) for index in x.plane)
-    layout = x.layout
+    geometry = x.geometry
     if plane[0] > plane[1]:  # the image is turned about its diagonal: its columns are rows now
-        plane, layout = (plane[1], plane[0]), Extents(layout.cols, layout.rows, layout.grow)
-    return x.like(func(x.canvas, *args[1:], **kwargs), layout, plane)
+        plane, geometry = (plane[1], plane[0]), Extents(geometry.cols, geometry.rows, geometry.grow)
+    return x.like(func(x.canvas, *args[1:], **kwargs), geometry, plane)
 
 
 @handles("unsqueeze")
@@ -101,6 +101,8 @@ def getitem(func, name, args, kwargs):
                 raise refusal("getitem", "it puts an axis before the batch")
             new += 1
             continue
+        if isinstance(one, bool) or not isinstance(one, (int, slice)):
+            raise refusal("getitem", "only slices, numbers and None are followed")
         if old in (0, *x.plane) and one != slice(None):
             raise refusal("getitem", "it takes part of the batch or the plane")
         if old in x.plane:
@@ -163,18 +165,36 @@ def canvas_sides(x: RaggedBatch, sizes, name: str) -> list[int]:
         if not isinstance(size, Length):
             sides.append(size)
             continue
-        own = [axis for axis in (x.layout.rows, x.layout.cols) if size.axis is not None and axis.same(size.axis)]
+        own = [i for i, axis in enumerate(axes_of(x)) if size.axis is not None and axis.alike(size.axis)]
         if not own:
             raise refusal(name, "it reshapes the plane")
-        sides.append(size.canvas)
+        sides.append(x.canvas.shape[x.plane[own[0]]])
     return sides
+
+
+def axes_of(x: RaggedBatch) -> tuple[Axis, Axis]:
+    """Rows and columns."""
+    return x.geometry.rows, x.geometry.cols
+
+
+def check_side(size, axis: Axis, name: str) -> None:
+    """Raise unless a size that was asked for is that of this side of the plane for every image."""
+    if isinstance(size, Length):
+        fits = axis.alike(size.axis)
+    elif size == -1:
+        fits = True  # what is left for it is that side
+    else:  # a number in the network's code
+        known = axis.twin if not torch.compiler.is_compiling() and axis.start is None else None
+        fits = known is not None and bool((known.stop == size).all())
+    if not fits:
+        raise refusal(name, "it reshapes the plane")
 
 
 @handles("view", "reshape", "flatten", "unflatten")
 def reshape(func, name, args, kwargs):
     """Axes split and merged, those of the plane left as they are."""
     x = batch_of(args, kwargs)
-    shape = list(x.canvas.shape)
+    shape, given = list(x.canvas.shape), []
     if name == "flatten":
         first = dims_of(x, kwargs.get("start_dim", args[1] if len(args) > 1 else 0))[0]
         last = dims_of(x, kwargs.get("end_dim", args[2] if len(args) > 2 else -1))[0]
@@ -203,6 +223,9 @@ def reshape(func, name, args, kwargs):
     )
     if None in plane or sizes[0] != shape[0] or 0 in plane:
         raise refusal(name, "it reshapes the plane, or merges the batch with another axis")
+    if kept is None:
+        for position, axis in zip(plane, axes_of(x), strict=True):
+            check_side(given[position], axis, name)
     return x.like(x.canvas.reshape(sizes) if name != "view" else x.canvas.view(sizes), None, plane)
 
 

@@ -6,16 +6,12 @@ from torch.nn import functional as F
 
 from pcpad.ragged.batch import RaggedBatch
 from pcpad.ragged.dispatch import handles, refusal
-from pcpad.ragged.pointwise import dims_of, tensors
+from pcpad.ragged.pointwise import dims_of, pointwise, tensors
+from pcpad.ragged.windows import wide
 
 FILL = {"max": -torch.inf, "amax": -torch.inf, "min": torch.inf, "amin": torch.inf, "prod": 1, "any": 0, "all": 1}
 """What stands outside an image so that a reduction does not see it; 0 where it is not named."""
 MOMENTS = ("mean", "var", "std", "var_mean", "std_mean")
-
-
-def wide(x: Tensor) -> Tensor:
-    """float32 for half-precision sums, as torch's own reductions accumulate."""
-    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
 
 
 def area(x: RaggedBatch, dims, keepdim: bool = True) -> Tensor:
@@ -28,7 +24,7 @@ def area(x: RaggedBatch, dims, keepdim: bool = True) -> Tensor:
     for d in dims:
         if d not in x.plane:
             others = others * x.canvas.shape[d]
-    count = x.layout.rows.lengths() * x.layout.cols.lengths() * others
+    count = x.geometry.rows.lengths() * x.geometry.cols.lengths() * others
     left = x.dim() if keepdim else x.dim() - len(dims)
     return count.view([-1] + [1] * (left - 1))
 
@@ -40,8 +36,6 @@ def area(x: RaggedBatch, dims, keepdim: bool = True) -> Tensor:
 def reduction(func, name, args, kwargs):
     """A reduction over the whole plane of each image (and perhaps channels), or over channels alone."""
     if name in ("max", "min") and len(tensors((args, kwargs))) == 2:
-        from pcpad.ragged.pointwise import pointwise
-
         return pointwise(func, name, args, kwargs)
     x, rest, options = args[0], list(args[1:]), dict(kwargs)
     if not isinstance(x, RaggedBatch):
@@ -59,11 +53,15 @@ def reduction(func, name, args, kwargs):
         raise refusal(name, "it would mix the images of the batch; reduce over rows and columns (2, 3) first")
     if not met:
         result = func(x.canvas, *rest, **options)
-        keep = bool(options.get("keepdim", rest[position + 1] if len(rest) > position + 1 else False))
-        plane = x.plane if keep else tuple(index - sum(d < index for d in dims) for index in x.plane)
+        kept = (result[0] if isinstance(result, tuple) else result).dim() == x.dim()
+        plane = x.plane if kept else tuple(index - sum(d < index for d in dims) for index in x.plane)
         return wrap_all(x, result, plane)
     if len(met) == 1:
         raise refusal(name, "it reduces one side of the plane and not the other")
+    if position == 1 or name == "norm":
+        order = options.get("p", options.get("ord", rest[0] if rest else 2))
+        if isinstance(order, (int, float)) and order < 0:
+            raise refusal(name, f"of order {order} it would see the zeros outside")
     if name in MOMENTS:
         options.pop(key, None)
         return moments(name, x, dims, rest[1:] if not key else rest, options)
@@ -75,7 +73,8 @@ def reduction(func, name, args, kwargs):
 def wrap_all(x: RaggedBatch, result, plane):
     """A result, or each of several, as a batch with the extents of `x`."""
     if isinstance(result, tuple):
-        return tuple(x.like(one, None, plane) for one in result)
+        parts = [x.like(one, None, plane) for one in result]
+        return type(result)(parts) if hasattr(result, "n_fields") else tuple(parts)
     return x.like(result, None, plane)
 
 
@@ -146,19 +145,30 @@ def normalise_batch(
     """`batch_norm` by the names of ``F.batch_norm``; updates the running statistics in training."""
     x = channels_second(input, "batch_norm")
     if not training:
-        return x.like(F.batch_norm(x.canvas, running_mean, running_var, weight, bias, False, momentum, eps))
+        y = F.batch_norm(x.finite(), running_mean, running_var, weight, bias, False, momentum, eps)
+        return x.like(y, raw=False)
     dims = [d for d in range(x.dim()) if d != 1]
     values, inside = wide(x.filled()), x.inside()
-    count = (x.layout.rows.lengths() * x.layout.cols.lengths()).sum().to(values.dtype)
+    check_more_than_one(x)
+    count = (x.geometry.rows.lengths() * x.geometry.cols.lengths()).sum().to(values.dtype)
     mean = values.sum(dims, keepdim=True) / count
     off = torch.where(inside, values - mean, 0)
     var = (off * off).sum(dims, keepdim=True) / count
     if running_mean is not None:
         with torch.no_grad():
-            unbiased = var.flatten() * count / (count - 1)
+            unbiased = var.flatten() * count / (count - 1).clamp(min=1)
             running_mean.lerp_(mean.detach().flatten().to(running_mean.dtype), momentum)
             running_var.lerp_(unbiased.detach().to(running_var.dtype), momentum)
-    return x.like(affine(x, (values - mean) * (var + eps).rsqrt(), weight, bias).to(x.dtype))
+    return x.like(affine(x, (values - mean) * (var + eps).rsqrt(), weight, bias).to(x.dtype), raw=False)
+
+
+def check_more_than_one(x: RaggedBatch) -> None:
+    """Raise for a single value in each channel, as torch does."""
+    rows, cols = x.geometry.rows.twin, x.geometry.cols.twin
+    if torch.compiler.is_compiling() or rows is None or cols is None:
+        return
+    if int((rows.lengths() * cols.lengths()).sum()) < 2:
+        raise ValueError("Expected more than 1 value per channel when training, got one image of 1x1")
 
 
 def affine(x: RaggedBatch, y: Tensor, weight, bias) -> Tensor:
@@ -179,8 +189,8 @@ def normalise_groups(input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_
     x = channels_second(input, "group_norm")
     grouped = x.like(x.canvas.unflatten(1, (num_groups, -1)), None, (x.plane[0] + 1, x.plane[1] + 1))
     mean, var = mean_and_variance(grouped, tuple(range(2, grouped.dim())))
-    y = (wide(grouped.canvas) - mean) * (var + eps).rsqrt()
-    return x.like(affine(x, y.flatten(1, 2), weight, bias).to(x.dtype))
+    y = (wide(grouped.filled()) - mean) * (var + eps).rsqrt()
+    return x.like(affine(x, y.flatten(1, 2), weight, bias).to(x.dtype), raw=False)
 
 
 @handles("layer_norm", "rms_norm")
@@ -191,4 +201,4 @@ def layer_norm(func, name, args, kwargs):
     last = range(x.dim() - len(tuple(shape)), x.dim())
     if not isinstance(x, RaggedBatch) or set(last) & {0, *x.plane}:
         raise refusal(name, "it normalises over positions")
-    return x.like(func(x.canvas, *args[1:], **kwargs))
+    return x.like(func(x.finite(), *args[1:], **kwargs), raw=False)

@@ -1,13 +1,14 @@
 """Sliding windows: convolution, partial padding, pooling and padding by hand."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from pcpad.padding import partial
-from pcpad.padding.coverage import conv_pads, pair
+from pcpad.padding.coverage import conv_pads
 from pcpad.ragged.batch import RaggedBatch
 from pcpad.ragged.dispatch import TABLE, handles, refusal
-from pcpad.ragged.extents import Window
+from pcpad.ragged.extents import Extents, Window
 from pcpad.ragged.lengths import Length
 
 
@@ -20,10 +21,22 @@ def plane_last(x, name: str) -> RaggedBatch:
     return x
 
 
+def pair(value) -> tuple:
+    """A number for both axes, alone or in a tuple, or one for each."""
+    if isinstance(value, (tuple, list)):
+        return (value[0], value[-1])
+    return (value, value)
+
+
 def windows(kernel_size, stride, dilation, pads, ceil=False) -> tuple[Window, Window]:
     """The two axes of a window; `pads` are ``(top, bottom, left, right)``."""
     k, s, d = pair(kernel_size), pair(stride), pair(dilation)
     return Window(k[0], s[0], d[0], pads[0], pads[1], ceil), Window(k[1], s[1], d[1], pads[2], pads[3], ceil)
+
+
+def wide(x: Tensor) -> Tensor:
+    """float32 for half-precision sums, as torch's own sums accumulate."""
+    return x.float() if x.dtype in (torch.half, torch.bfloat16) else x
 
 
 @handles("conv2d")
@@ -36,11 +49,11 @@ def convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1
     """`conv2d` by the names of ``F.conv2d``."""
     x = plane_last(input, "conv2d")
     kernel_size = (weight.shape[-2], weight.shape[-1])
-    pads = conv_pads(padding, kernel_size, dilation)
+    pads = conv_pads(padding if isinstance(padding, str) else pair(padding), kernel_size, pair(dilation))
     rows, cols = windows(kernel_size, stride, dilation, pads)
     alone = kernel_size == (1, 1) and not any(pads)  # each output sees one position: nothing to keep out
-    y = F.conv2d(x.canvas if alone else x.filled(), weight, bias, stride, padding, dilation, groups)
-    return x.like(y, x.layout.through(rows, cols, y.shape[-2:], "conv2d"))
+    y = F.conv2d(x.finite() if alone else x.filled(), weight, bias, stride, padding, dilation, groups)
+    return x.like(y, x.geometry.through(rows, cols, y.shape[-2:], "conv2d"), raw=False)
 
 
 def rescale_border(func, name, args, kwargs):
@@ -51,8 +64,8 @@ def rescale_border(func, name, args, kwargs):
     rows, cols = windows(kernel_size, stride, dilation, pads)
     taps = kernel_size[0] * kernel_size[1]
     n = (
-        x.layout.rows.taps(rows, y.canvas.shape[-2])[:, None, :, None]
-        * x.layout.cols.taps(cols, y.canvas.shape[-1])[:, None, None, :]
+        x.geometry.rows.taps(rows, y.canvas.shape[-2])[:, None, :, None]
+        * x.geometry.cols.taps(cols, y.canvas.shape[-1])[:, None, None, :]
     )
     wide = torch.float32 if n.device.type == "mps" else torch.float64  # MPS has no float64
     factor = taps / n.clamp(min=1).to(wide)
@@ -84,7 +97,7 @@ def pool_max(
     height, width = pair(padding)
     rows, cols = windows(kernel_size, stride, dilation, (height, height, width, width), ceil_mode)
     y = F.max_pool2d(x.filled(-torch.inf), kernel_size, stride, padding, dilation, ceil_mode)
-    new = x.like(y, x.layout.through(rows, cols, y.shape[-2:], "max_pool2d"))
+    new = x.like(y, x.geometry.through(rows, cols, y.shape[-2:], "max_pool2d"), raw=False)
     return new.like(new.filled())  # no -inf is left, whose products would be NaN in a gradient
 
 
@@ -103,17 +116,19 @@ def pool_average(
     height, width = pair(padding)
     rows, cols = windows(kernel_size, stride, 1, (height, height, width, width), ceil_mode)
     # by rule "grow" a pool that counts its padding counts all that is not known
-    counted = x.layout.grow and count_include_pad and not divisor_override
-    y = F.avg_pool2d(x.filled(), kernel_size, stride, padding, ceil_mode, True, None if counted else 1)
-    layout = x.layout.through(rows, cols, y.shape[-2:], "avg_pool2d")
+    counted = x.geometry.grow and count_include_pad and not divisor_override
+    total = wide(x.filled())  # a sum of half-precision numbers may be too large for them
+    y = F.avg_pool2d(total, kernel_size, stride, padding, ceil_mode, True, None if counted else 1)
+    geometry = x.geometry.through(rows, cols, y.shape[-2:], "avg_pool2d")
     if counted:
-        return x.like(y, layout)
+        return x.like(y.to(x.dtype), geometry, raw=False)
     if divisor_override:
-        return x.like(y / divisor_override, layout)
+        return x.like((y / divisor_override).to(x.dtype), geometry, raw=False)
     margins = ((height, height), (width, width)) if count_include_pad else ((0, 0), (0, 0))
-    over_rows = x.layout.rows.taps(rows, y.shape[-2], margins[0])[:, None, :, None]
-    over_cols = x.layout.cols.taps(cols, y.shape[-1], margins[1])[:, None, None, :]
-    return x.like(y / (over_rows * over_cols).clamp(min=1).to(y.dtype), layout)
+    over_rows = x.geometry.rows.taps(rows, y.shape[-2], margins[0])[:, None, :, None]
+    over_cols = x.geometry.cols.taps(cols, y.shape[-1], margins[1])[:, None, None, :]
+    y = y / (over_rows * over_cols).clamp(min=1).to(y.dtype)
+    return x.like(y.to(x.dtype), geometry, raw=False)
 
 
 @handles("pad")
@@ -135,12 +150,13 @@ def pad_constant(input, pad, mode="constant", value=None) -> RaggedBatch:
     if sides.get(0, (0, 0)) != (0, 0):
         raise refusal("pad", "it would pad the batch axis")
     axes = []
-    for axis, index in zip((x.layout.rows, x.layout.cols), x.plane, strict=True):
+    for axis, index in zip((x.geometry.rows, x.geometry.cols), x.plane, strict=True):
         before, after = sides.get(index, (0, 0))
-        if min(before, after) < 0 and x.layout.grow:
+        if min(before, after) < 0 and x.geometry.grow:
             raise refusal("pad", "by rule 'grow', negative amounts are not followed")
-        axes.append(axis.shifted(before, after, x.layout.grow) if before or after else axis)
+        axes.append(axis.shifted(before, after, x.geometry.grow) if before or after else axis)
     touched = any(sides.get(index, (0, 0)) != (0, 0) for index in x.plane)
     canvas = x.filled(value or 0) if touched else x.canvas
-    layout = type(x.layout)(axes[0], axes[1], x.layout.grow)
-    return x.like(F.pad(canvas, amounts, "constant", value), layout)
+    geometry = Extents(axes[0], axes[1], x.geometry.grow)
+    geometry.check_not_empty(x.geometry, "pad")
+    return x.like(F.pad(canvas, amounts, "constant", value), geometry)

@@ -17,8 +17,8 @@ def make_batch(images, rule="own", margin=(5, 2)) -> RaggedBatch:
     """The images on a canvas larger than it must be, with NaN wherever there is no image."""
     height, width = (max(image.shape[i] for image in images) for i in (1, 2))
     batch = RaggedBatch.from_images(images, rule=rule, canvas=(height + margin[0], width + margin[1]))
-    batch.canvas.masked_fill_(~batch.inside(), torch.nan)
-    return batch
+    poisoned = batch.canvas.masked_fill(~batch.inside(), torch.nan)
+    return RaggedBatch(poisoned, batch.extents, rule)
 
 
 def check(function, images, rtol=1e-10, together=None) -> None:
