@@ -13,6 +13,18 @@ FILL = {"max": -torch.inf, "amax": -torch.inf, "min": torch.inf, "amin": torch.i
 """What stands outside an image so that a reduction does not see it; 0 where it is not named."""
 MOMENTS = ("mean", "var", "std", "var_mean", "std_mean")
 
+ROOTS = ("std", "std_mean", "norm", "vector_norm", "linalg_vector_norm")
+"""Reductions whose derivative is not finite where all values are equal, or 0, as they are outside an image."""
+
+
+def ramp(x: RaggedBatch) -> Tensor:
+    """Different numbers along every axis but the batch and the plane: of as many axes as the canvas."""
+    shape = [1 if d in (0, *x.plane) else side for d, side in enumerate(x.canvas.shape)]
+    count = 1
+    for side in shape:
+        count = count * side
+    return torch.linspace(0.5, 1.5, count, dtype=x.dtype, device=x.device).view(shape)
+
 
 def area(x: RaggedBatch, dims, keepdim: bool = True) -> Tensor:
     """Number of elements of each image that a reduction over `dims`, the plane among them, takes together.
@@ -52,7 +64,8 @@ def reduction(func, name, args, kwargs):
     if 0 in dims:
         raise refusal(name, "it would mix the images of the batch; reduce over rows and columns (2, 3) first")
     if not met:
-        result = func(x.canvas, *rest, **options)
+        rooted = torch.is_grad_enabled() and name in ROOTS
+        result = func(torch.where(x.inside(), x.canvas, ramp(x)) if rooted else x.canvas, *rest, **options)
         kept = (result[0] if isinstance(result, tuple) else result).dim() == x.dim()
         plane = x.plane if kept else tuple(index - sum(d < index for d in dims) for index in x.plane)
         return wrap_all(x, result, plane)

@@ -179,6 +179,7 @@ FIRST = {
 THEN = {
     "nothing": lambda y: y,
     "norm by hand": lambda y: y / y.norm(dim=1, keepdim=True),
+    "deviation": lambda y: (y - y.mean(1, True)) / y.std(1, keepdim=True),
     "root": lambda y: y.abs().sqrt(),
     "log": lambda y: y.abs().log(),
     "rms": lambda y: y / y.pow(2).sum(1, True).sqrt(),
