@@ -5,12 +5,25 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "PADDING_MODES": "pcpad.padding",
     "PartialConv2d": "pcpad.padding",
+    "RaggedBatch": "pcpad.ragged",
+    "RaggedError": "pcpad.ragged",
     "SurgeryReport": "pcpad.padding",
     "convert": "pcpad.padding",
+    "debug": "pcpad.padding",
     "inspect": "pcpad.padding",
     "register_conv": "pcpad.padding",
 }
-__all__ = ["PADDING_MODES", "PartialConv2d", "SurgeryReport", "convert", "inspect", "register_conv"]
+__all__ = [
+    "PADDING_MODES",
+    "PartialConv2d",
+    "RaggedBatch",
+    "RaggedError",
+    "SurgeryReport",
+    "convert",
+    "debug",
+    "inspect",
+    "register_conv",
+]
 
 
 def __getattr__(name: str):

@@ -35,6 +35,9 @@ class DataSettings:
     """What decodes and augments; `auto` is dali where it imports."""
     workers: int | None = aside(None)
     """Threads or processes that decode; the number of cores, at most 16, if not given."""
+    native: bool = False
+    """In training: images keep their own aspect ratio, their shorter side is size, and batches are of mixed sizes; for
+    zeros and partial padding."""
     check: Literal["auto", "all", "none"] = aside("auto")
     """Decode every image once before use, remembered by size and time of change: `auto` checks the validation images,
     and the training images up to 60,000; `all` every image."""
@@ -237,7 +240,7 @@ class EvalSettings:
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None
-    """Several sizes: `128,160,224`."""
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)

@@ -214,23 +214,6 @@ def download(name: ModelName, weights: str) -> nn.Module:
         ) from error
 
 
-def probe(model: nn.Module, name: str, padding: str, size: int) -> None:
-    """Run one empty image through the model, so that a size it cannot take is known before the run starts."""
-    was_training = model.training
-    model.eval()
-    weight = next(model.parameters())
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
-    except ValueError as error:
-        raise ValueError(f"{name} cannot run with {padding} padding at size {size}: {error}") from error
-    except (RuntimeError, AssertionError, IndexError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name} cannot run at size {size} ({first}); choose another --size") from error
-    finally:
-        model.train(was_training)
-
-
 def eval_transform(
     name: ModelName, settings: PreprocessSettings, size: int | None = None, weights: str | None = None
 ) -> EvalTransform:

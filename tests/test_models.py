@@ -10,6 +10,7 @@ from torch import nn
 
 from pcpad import models, weights
 from pcpad.config import PreprocessSettings
+from pcpad.probe import probe
 
 
 @pytest.mark.parametrize(
@@ -280,8 +281,8 @@ def test_probe_names_what_a_model_cannot_take():
     net = torchvision.models.resnet18(num_classes=3)
     pcpad.convert(net, "reflect")
     with pytest.raises(ValueError, match=r"r18 cannot run with reflect padding at size 32: .*'layer4\.0\.conv2'"):
-        models.probe(net, "r18", "reflect", 32)
+        probe(net, "r18", "reflect", 32)
     assert net.training  # as it was
     with pytest.raises(ValueError, match="v cannot run at size 100"):
-        models.probe(timm.create_model("vit_tiny_patch16_224"), "v", "zeros", 100)
-    models.probe(nn.Sequential(nn.Conv2d(3, 1, 1)).double(), "d", "zeros", 8)
+        probe(timm.create_model("vit_tiny_patch16_224"), "v", "zeros", 100)
+    probe(nn.Sequential(nn.Conv2d(3, 1, 1)).double(), "d", "zeros", 8)

@@ -6,17 +6,20 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from pcpad.ragged import RaggedBatch
+
 
 class Batch(NamedTuple):
     """One batch of a loader.
 
     Attributes:
-        images: float32 ``(B, 3, size, size)``, normalised, on the loader's device.
+        images: float32 ``(B, 3, size, size)``, normalised, on the loader's device; a RaggedBatch of float32 images
+            where they keep their own aspect ratio.
         labels: int64 ``(B,)``, on the loader's device.
         index: int64 ``(B,)``, on the CPU: the manifest row of each image.
     """
 
-    images: Tensor
+    images: Tensor | RaggedBatch
     labels: Tensor
     index: Tensor
 
@@ -35,6 +38,11 @@ class EvalTransform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop_mode: Literal["center", "squash"] = "center"
+
+    @property
+    def label(self) -> str:
+        """The size as a record states it."""
+        return str(self.size)
 
     @property
     def resize(self) -> int:

@@ -34,6 +34,11 @@ def steps_per_epoch(num_files: int, world: int, batch_size: int) -> int:
     return steps
 
 
+def shuffled(num_files: int, seed: int, epoch: int, rank: int, world: int, num_taken: int) -> np.ndarray:
+    """The files that a rank takes in an epoch: of one order for all ranks the entries rank, rank + world, ..."""
+    return np.random.default_rng([seed, epoch]).permutation(num_files)[rank::world][:num_taken]
+
+
 def fingerprint(
     loader: str,
     files: Sequence[str],

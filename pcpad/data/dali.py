@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from nvidia.dali import __version__ as dali_version
-from nvidia.dali import fn, math, types
+from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
@@ -20,12 +20,13 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
 from pcpad.data.cmyk import without_cmyk
-from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
+from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, shuffled, steps_per_epoch
+from pcpad.data.dali_images import eval_images, native_images, native_train_images, seeds, train_images
 from pcpad.data.damage import DamagedImageError, first_damaged
+from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
+from pcpad.ragged import RaggedBatch
 
-_FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
-Transform = EvalTransform | TrainTransform
 
 # A forked process must not collect a pipeline of its parent's: it would wait for threads it does not have.
 os.register_at_fork(after_in_child=gc.freeze)
@@ -34,7 +35,14 @@ os.register_at_fork(after_in_child=gc.freeze)
 class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
-    Rank r takes the files r, r + world, ... in order. The last batch may be short, and a rank may have none.
+    Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+
+    Args:
+        sizes: int64 ``(n, 2)``, height and width of each file's image.
+
+    Attributes:
+        share_of_padding: share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -52,9 +60,11 @@ class EvalLoader:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         check_crop(transform)
-        self._files, self._own = without_cmyk(files), list(range(rank, len(files), world))
+        own, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
+        self._files, self._own = without_cmyk(files), list(own)
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
@@ -68,10 +78,13 @@ class EvalLoader:
         if not self._own:
             return
 
-        def graph() -> tuple[DataNode, DataNode]:
+        def graph() -> tuple[DataNode, ...]:
             own = [self._files[index] for index in self._own]
             encoded, index = fn.readers.file(files=own, labels=self._own, name="reader", pad_last_batch=True)
-            return _eval_images(encoded, self._transform, self._device), index
+            if isinstance(self._transform, NativeTransform):
+                images, sides = native_images(encoded, self._transform, self._device)
+                return images, index, sides
+            return eval_images(encoded, self._transform, self._device), index
 
         # A pipeline for each pass: between evaluations it would only hold memory that training needs.
         outputs = _outputs(graph, self._batch_size, self._workers, self._device)
@@ -83,7 +96,9 @@ class TrainLoader:
 
     DALI shuffles all files anew in every epoch and deals them to the ranks; what does not fill a batch on
     every rank is left out. The number of threads changes nothing. A truncated image is found only by a crop
-    that reaches beyond the cut: DALI decodes no further than the crop.
+    that reaches beyond the cut: DALI decodes no further than the crop. Where images keep their aspect ratio (a
+    NativeTrainTransform, which needs `sizes`, as in EvalLoader), those of a batch are of much the same shape; then the
+    order is the torchvision loader's, and each epoch has a pipeline of its own.
 
     Attributes:
         steps_per_epoch: batches per epoch.
@@ -105,6 +120,7 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         shared = {"batch_size": batch_size, "seed": seed, "rank": rank, "world": world}
@@ -113,6 +129,7 @@ class TrainLoader:
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._seed, self._rank, self._world = seed, rank, world
+        self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._outputs: DALIGenericIterator | None = None  # made by the first epoch, so after restore
         self._checkpoint: bytes | None = None
         self._progress = Progress()
@@ -124,6 +141,8 @@ class TrainLoader:
             ValueError: another epoch is next.
         """
         self._progress.start(epoch)
+        if self._sides is not None:
+            return self._native_epoch(epoch)
         if self._outputs is None:
             # Checkpointing changes the order of the files: with it on from the start, resuming does not.
             settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
@@ -139,6 +158,22 @@ class TrainLoader:
         self._checkpoint = outputs.checkpoints()[0]
         self._progress.finish(epoch)
 
+    def _native_epoch(self, epoch: int) -> Iterator[Batch]:
+        taken = self.steps_per_epoch * self._batch_size
+        own = shuffled(len(self._files), self._seed, epoch, self._rank, self._world, taken).tolist()
+        own = train_order(own, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
+        files = [self._files[index] for index in own]
+
+        def graph() -> tuple[DataNode, ...]:
+            encoded, index = fn.readers.file(files=files, labels=own, name="reader", pad_last_batch=True)
+            draws = seeds(self._seed, self._rank, epoch)
+            images, sides = native_train_images(encoded, self._transform, self._device, draws)
+            return images, index, sides
+
+        outputs = _outputs(graph, self._batch_size, self._workers, self._device)
+        yield from _batches(outputs, self._files, own, self._labels, self._device, self._progress)
+        self._progress.finish(epoch)
+
     def _graph(self) -> tuple[DataNode, DataNode]:
         encoded, index = fn.readers.file(
             files=list(self._files),
@@ -146,10 +181,10 @@ class TrainLoader:
             shard_id=self._rank,
             num_shards=self._world,
             shuffle_after_epoch=True,
-            shuffle_after_epoch_seed=_seeds(self._seed)[0],  # all ranks have to shuffle alike
+            shuffle_after_epoch_seed=seeds(self._seed)[0],  # all ranks have to shuffle alike
             pad_last_batch=True,
         )
-        return _train_images(encoded, self._transform, self._device, _seeds(self._seed, self._rank)), index
+        return train_images(encoded, self._transform, self._device, seeds(self._seed, self._rank)), index
 
     def state(self) -> dict:
         """Returns what ``restore`` needs to go on with the next epoch; only between epochs."""
@@ -171,76 +206,8 @@ class TrainLoader:
         self._progress.stop("it was closed")
 
 
-def _eval_images(encoded: DataNode, transform: EvalTransform, device: torch.device) -> DataNode:
-    """Decodes, resizes, crops and normalises, with torchvision's integers for every size and offset."""
-    images = fn.decoders.image(encoded, **_decoder(device))
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-    height, width = shape[0], shape[1]
-    shorter = math.min(height, width)
-    by_height, by_width = (shorter, shorter) if transform.crop_mode == "center" else (height, width)
-    new_height, new_width = height * transform.resize // by_height, width * transform.resize // by_width
-    # PIL resizes one side after the other and rounds to 8 bits in between, which one fn.resize does not. The
-    # width comes first, unless the height shrinks by more than twice as many pixels (Pillow 13, Resample.c).
-    height_first = (height > new_height) & (height - new_height > 2 * (width - new_width))
-    first_height = height + height_first * (new_height - height)
-    first_width = new_width + height_first * (width - new_width)
-    for size in ((first_height, first_width), (new_height, new_width)):
-        images = _resize(images, fn.cast(fn.stack(*size), dtype=types.FLOAT), transform)
-    start = fn.stack(_half(new_height - transform.size), _half(new_width - transform.size))
-    images = fn.slice(images, start=start, shape=[transform.size, transform.size], axis_names="HW")
-    return _normalise(images, transform)
-
-
-def _train_images(
-    encoded: DataNode,
-    transform: TrainTransform,
-    device: torch.device,
-    seeds: list[int],
-) -> DataNode:
-    """Crops, resizes, flips and normalises at random; the crop follows torchvision's law."""
-    images = fn.decoders.image_random_crop(
-        encoded,
-        random_area=list(transform.scale),
-        random_aspect_ratio=list(transform.ratio),
-        num_attempts=10,
-        seed=seeds[0],
-        **_decoder(device),
-    )
-    images = _resize(images, [transform.size, transform.size], transform)
-    mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
-    return _normalise(images, transform, mirror=mirror)
-
-
-def _decoder(device: torch.device) -> dict:
-    args = {"device": "cpu", "adjust_orientation": False}  # PIL does not turn images by EXIF either
-    if device.type == "cpu":
-        return args
-    # Chroma as PIL's libjpeg has it; and no hardware decoder, whose pixels are not those of the kernels, so
-    # that an image does not depend on which of the two it went to.
-    return args | {"device": "mixed", "jpeg_fancy_upsampling": True, "hw_decoder_load": 0.0}
-
-
-def _resize(images: DataNode, size: DataNode | list[int], transform: Transform) -> DataNode:
-    return fn.resize(images, size=size, interp_type=_FILTERS[transform.interpolation], antialias=True)
-
-
-def _half(excess: DataNode) -> DataNode:
-    """Half of a number from 0 up, rounded as Python's round does in torchvision: ties to even."""
-    return fn.cast((excess + (excess // 2 & 1)) // 2, dtype=types.INT32)
-
-
-def _normalise(images: DataNode, transform: Transform, **mirror: DataNode) -> DataNode:
-    scaled = {"mean": [255 * mean for mean in transform.mean], "std": [255 * std for std in transform.std]}
-    return fn.crop_mirror_normalize(images, dtype=types.FLOAT, output_layout="CHW", **scaled, **mirror)
-
-
-def _seeds(*key: int) -> list[int]:
-    """Two independent seeds that DALI takes (31 bits)."""
-    return [int(seed) >> 1 for seed in np.random.SeedSequence(key).generate_state(2)]
-
-
 def _outputs(
-    graph: Callable[[], tuple[DataNode, DataNode]],
+    graph: Callable[[], tuple[DataNode, ...]],
     batch_size: int,
     workers: int,
     device: torch.device,
@@ -249,10 +216,11 @@ def _outputs(
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
     pipeline = Pipeline(batch_size=batch_size, num_threads=max(workers, 1), device_id=device_id, **settings)
     with pipeline:
-        pipeline.set_outputs(*graph())
+        outputs = graph()
+        pipeline.set_outputs(*outputs)
     return DALIGenericIterator(
         pipeline,
-        ["images", "index"],
+        ["images", "index", "sides"][: len(outputs)],
         reader_name="reader",
         auto_reset=True,
         # With the reader's padding the only policy that neither repeats nor loses a file.
@@ -287,7 +255,10 @@ def _batches(
                 del damage  # with its traceback it would hold this frame, and so the pipeline
         index = output["index"].flatten().to(torch.int64)
         seen[index.numpy()] = True
-        yield Batch(output["images"], labels[index].to(device, non_blocking=True), index)
+        images, sides = output["images"], output.get("sides")
+        if sides is not None:
+            images = RaggedBatch(images, sides.cpu().to(torch.int64))
+        yield Batch(images, labels[index].to(device, non_blocking=True), index)
 
 
 def _find_damage(text: str, suspects: Sequence[str]) -> DamagedImageError | None:

@@ -65,6 +65,16 @@ def check_image(path: str) -> tuple[int, int]:
     return image.height, image.width
 
 
+def head_size(path: str) -> tuple[int, int]:
+    """Height and width in pixels that the head of an image file states; the image is not decoded.
+
+    Raises:
+        DamagedImageError: the head cannot be read.
+    """
+    with _naming(path), Image.open(path) as image:
+        return image.height, image.width
+
+
 def first_damaged(files: Sequence[str], formats: Collection[str] | None = None) -> tuple[str, str] | None:
     """Searches for a file that cannot be decoded: the headers of all files first, then whole images.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcpad.data.damage import DamagedImageError, check_image
+from pcpad.data.damage import DamagedImageError, check_image, head_size
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of an image's file name, in any case; other files are passed over (torchvision's list)."""
@@ -135,7 +135,7 @@ def check_images(manifest: Manifest, workers: int, progress=None) -> int:
     Raises:
         DamagedImageError: naming every damaged image (the first few) and the reason of the first.
     """
-    store = cache_dir() / "manifests" / f"{hashlib.sha256(str(manifest.root).encode()).hexdigest()[:16]}.csv"
+    store = check_store(manifest)
     known = read_checks(store)
     facts = list(zip(manifest.paths, manifest.sizes.tolist(), manifest.times.tolist(), strict=True))
     todo = [i for i, fact in enumerate(facts) if fact not in known]
@@ -162,6 +162,35 @@ def check_images(manifest: Manifest, workers: int, progress=None) -> int:
         more = f" ({len(damaged)} of {len(todo)} images are damaged)" if len(damaged) > 1 else ""
         raise DamagedImageError(f"{damaged[0]}{more}")
     return len(todo)
+
+
+def image_sizes(manifest: Manifest, workers: int) -> np.ndarray:
+    """Height and width of every image, from what `check_images` remembers or from the head of the file.
+
+    Args:
+        workers: threads.
+
+    Returns:
+        int64 ``(n, 2)``.
+
+    Raises:
+        DamagedImageError: a file that is no image; names it.
+    """
+    known = read_checks(check_store(manifest))
+    facts = zip(manifest.paths, manifest.sizes.tolist(), manifest.times.tolist(), strict=True)
+
+    def look(pair) -> tuple[int, int]:
+        fact, file = pair
+        return known[fact][1:] if fact in known else head_size(file)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(look, zip(facts, manifest.files, strict=True)))
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def check_store(manifest: Manifest) -> Path:
+    """The file that remembers which images of a split were found intact."""
+    return cache_dir() / "manifests" / f"{hashlib.sha256(str(manifest.root).encode()).hexdigest()[:16]}.csv"
 
 
 def read_checks(store: Path) -> dict:

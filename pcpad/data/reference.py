@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,8 +13,17 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
-from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, steps_per_epoch
+from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, shuffled, steps_per_epoch
 from pcpad.data.damage import DamagedImageError, open_rgb
+from pcpad.data.native import (
+    NativeTrainTransform,
+    NativeTransform,
+    all_sides,
+    eval_order,
+    native_sides,
+    train_order,
+)
+from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
@@ -25,10 +35,20 @@ def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
     return F.pil_to_tensor(F.center_crop(image, [transform.size, transform.size]))
 
 
+def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
+    """Resizes an RGB image and keeps its aspect ratio: uint8 ``(3, height, width)``."""
+    sides = list(native_sides(image.height, image.width, transform.size, transform.multiple))
+    return F.pil_to_tensor(F.resize(image, sides, _FILTERS[transform.interpolation]))
+
+
 def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
-    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``."""
-    box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
-    size = [transform.size, transform.size]
+    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``, or of its own aspect ratio."""
+    if isinstance(transform, NativeTrainTransform):
+        box = native_box(image.height, image.width, transform.scale, rng)
+        size = list(native_sides(image.height, image.width, transform.size, transform.multiple))
+    else:
+        box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
+        size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, _FILTERS[transform.interpolation])
     return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
 
@@ -59,10 +79,26 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def native_box(
+    height: int, width: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draws a box of the image's own aspect ratio, its share of the area uniform in ``scale``: as `crop_box`."""
+    side = math.sqrt(rng.uniform(*scale))
+    h, w = max(round(side * height), 1), max(round(side * width), 1)
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
 class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
-    Rank r takes the files r, r + world, ... in order. The last batch may be short, and a rank may have none.
+    Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+
+    Args:
+        sizes: int64 ``(n, 2)``, height and width of each file's image.
+
+    Attributes:
+        share_of_padding: share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -80,10 +116,11 @@ class EvalLoader:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         check_crop(transform)
         self._keys = _Keys(files, batch_size)
-        self._keys.order = range(rank, len(files), world)
+        self._keys.order, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
         self._finish = _Finish(labels, transform, device)
         self._loader = _data_loader(_Samples(transform), self._keys, workers, device, keep_workers=False)
         self._progress = Progress()
@@ -105,7 +142,8 @@ class TrainLoader:
 
     Seed and epoch give one order, of which rank r takes the entries r, r + world, ...; seed, epoch and index
     give the augmentation of an image. The number of workers changes nothing, and torch's own random state is
-    neither read nor changed.
+    neither read nor changed. Where images keep their aspect ratio (a NativeTrainTransform, which needs `sizes`, as in
+    EvalLoader), those of a batch are of much the same shape.
 
     Attributes:
         steps_per_epoch: batches per epoch.
@@ -127,6 +165,7 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        sizes: np.ndarray | None = None,
     ):
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         self._fingerprint = fingerprint(
@@ -134,7 +173,8 @@ class TrainLoader:
         )
         self._seed, self._rank, self._world = seed, rank, world
         self._num_taken = self.steps_per_epoch * batch_size
-        self._num_files = len(files)
+        self._num_files, self._batch_size = len(files), batch_size
+        self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
         self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, keep_workers=True)
@@ -150,8 +190,10 @@ class TrainLoader:
         return self._batches(epoch)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._num_files)
-        self._keys.order = order[self._rank :: self._world][: self._num_taken].tolist()
+        order = shuffled(self._num_files, self._seed, epoch, self._rank, self._world, self._num_taken).tolist()
+        if self._sides is not None:
+            order = train_order(order, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
+        self._keys.order = order
         self._keys.epoch = epoch
         for item in self._loader:
             if isinstance(item, DamagedImageError):
@@ -201,7 +243,7 @@ class _Samples:
     """Decodes and transforms one image; the only part of a loader that runs in the workers."""
 
     def __init__(self, transform: EvalTransform | TrainTransform, seed: int = 0):
-        self._transform, self._seed = transform, seed
+        self.transform, self._seed = transform, seed
 
     def __getitem__(self, key: tuple[str, int, int]) -> tuple[Tensor, int] | DamagedImageError:
         path, index, epoch = key
@@ -209,10 +251,12 @@ class _Samples:
             image = open_rgb(path)
         except DamagedImageError as error:
             return error  # raised, torch would bury it in the text of a worker's traceback
-        if isinstance(self._transform, EvalTransform):
-            return eval_pixels(image, self._transform), index
+        if isinstance(self.transform, NativeTransform):
+            return native_pixels(image, self.transform), index
+        if isinstance(self.transform, EvalTransform):
+            return eval_pixels(image, self.transform), index
         rng = np.random.default_rng([self._seed, epoch, index])
-        return train_pixels(image, self._transform, rng), index
+        return train_pixels(image, self.transform, rng), index
 
 
 class _Finish:
@@ -224,19 +268,24 @@ class _Finish:
         self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(transform.std, device=device).view(3, 1, 1)
 
-    def __call__(self, item: tuple[Tensor, Tensor]) -> Batch:
-        pixels, index = item
+    def __call__(self, item: tuple[Tensor, Tensor, Tensor | None]) -> Batch:
+        pixels, index, sides = item
         images = pixels.to(self._device, non_blocking=True).to(torch.float32)
         images.div_(255).sub_(self._mean).div_(self._std)
-        return Batch(images, self._labels[index].to(self._device, non_blocking=True), index)
+        labels = self._labels[index].to(self._device, non_blocking=True)
+        return Batch(images if sides is None else RaggedBatch(images, sides), labels, index)
 
 
-def _collate(samples: list) -> tuple[Tensor, Tensor] | DamagedImageError:
+def _collate(samples: list, ragged: bool = False) -> tuple[Tensor, Tensor, Tensor | None] | DamagedImageError:
     for sample in samples:
         if isinstance(sample, DamagedImageError):
             return sample
     pixels, index = zip(*samples, strict=True)
-    return torch.stack(pixels), torch.tensor(index, dtype=torch.int64)
+    rows = torch.tensor(index, dtype=torch.int64)
+    if not ragged:
+        return torch.stack(pixels), rows, None
+    batch = RaggedBatch.from_images(pixels)
+    return batch.canvas, rows, batch.extents
 
 
 def _data_loader(
@@ -249,7 +298,7 @@ def _data_loader(
     return DataLoader(
         samples,
         batch_sampler=keys,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, ragged=isinstance(samples.transform, (NativeTransform, NativeTrainTransform))),
         num_workers=workers,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",

@@ -43,6 +43,7 @@ def make_record(
     weights_digest: str | None = None,
     seed: int | None = None,
     excluded: int = 0,
+    canvas_padding: float = 0.0,
 ) -> dict:
     """One evaluation as a plain dict.
 
@@ -53,16 +54,17 @@ def make_record(
         run_digest: settings digest of the run, which says how the weights came to be.
         weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
         excluded: images of the split left out.
+        canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
     """
     preprocess = asdict(transform)
-    size = preprocess.pop("size")
+    del preprocess["size"]
     evaluated = {
         "model": model,
         "num_classes": num_classes,
         "padding": padding,
         "power": power,
         "on_small": on_small,
-        "size": str(size),
+        "size": transform.label,
         "preprocess": preprocess,
         "ema": ema,
         "loader": loader,
@@ -83,6 +85,7 @@ def make_record(
         "top5": counts.top5,
         "loss": counts.loss,
         "excluded": excluded,
+        "canvas_padding": canvas_padding,
         "settings_digest": digest(evaluated),
         "run_digest": run_digest,
         "manifest_digest": manifest_digest,
@@ -104,7 +107,7 @@ def write_record(folder: Path, record: dict, counts: Counts) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    name = f"records/{record['padding']}-{record['size']}-{record['id']}.npz"
+    name = f"records/{record['padding']}-{record['size'].replace(':', '-')}-{record['id']}.npz"
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -1,6 +1,7 @@
 """The science: coverage, padding modes, PartialConv2d and the surgery on models. Imports torch only."""
 
 from pcpad.padding.coverage import coverage, ratio
+from pcpad.padding.debug import debug
 from pcpad.padding.handlers import ConvHandler, register_conv
 from pcpad.padding.inspection import Inspection, inspect
 from pcpad.padding.modes import PADDING_MODES, PaddingMode
@@ -18,6 +19,7 @@ __all__ = [
     "SurgeryReport",
     "convert",
     "coverage",
+    "debug",
     "inspect",
     "ratio",
     "register_conv",

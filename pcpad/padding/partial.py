@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
+from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
+from pcpad.padding.holes import check_mask, rescale_known, select
 
 
 @torch.fx.wrap  # one node in a symbolic trace, so that a trace does not depend on the input size
@@ -34,6 +36,9 @@ def rescale_border(
     Returns:
         Like `y` in shape, dtype and memory format.
     """
+    if has_torch_function_variadic(y, x):  # a mixed-size batch: each image has a border of its own
+        arguments = (y, x, bias, kernel_size, stride, dilation, pads, power)
+        return handle_torch_function(rescale_border, (y, x), *arguments)
     size = (x.shape[-2], x.shape[-1])
     plain = type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing()
     # A fake, traced or transformed tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
@@ -66,16 +71,24 @@ class PartialPadding:
     pcpad_pads = None
     """For a class that does not pad by `padding`: a function of the convolution and its input's height and width."""
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self, *args, mask: Tensor | None = None, **kwargs) -> Tensor | tuple[Tensor, Tensor]:
+        if mask is None and len(args) == 2:
+            *args, mask = args
         x = sole_input(args, kwargs)
+        if mask is not None:
+            check_mask(x, mask)
+            x = select(x, mask)
         y = super().forward(x)
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
             pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
-        if not any(pads):
-            return y
         kernel_size, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
+        if mask is not None:
+            geometry = (self.in_channels, kernel_size, stride, dilation, pads, self.groups, self.pcpad_power)
+            return rescale_known(y, mask, self.bias, *geometry)
+        if not any(pads) and not has_torch_function_unary(x):
+            return y
         return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
     def extra_repr(self) -> str:
@@ -83,14 +96,21 @@ class PartialPadding:
 
 
 class PartialConv2d(PartialPadding, nn.Conv2d):
-    """An ``nn.Conv2d`` whose zero padding is replaced by partial convolution based padding.
+    """An ``nn.Conv2d`` whose padding, and any pixel that a mask excludes, is a hole.
 
-    ``y = (W . x) * (K / n) ** power + b``, where n of the K = kh * kw taps lie inside the image; y = 0 where none
-    does. Constructor, parameters and state dict are those of ``nn.Conv2d``, and where a window lies inside the
-    image the output is the plain convolution's, bit for bit.
+    ``y = (W . x) * (K / n) ** power + b``, where n of the K = kh * kw taps are known; y = 0 where none is. Without a
+    mask the known pixels are the image and the padding is the hole: partial convolution based padding. Constructor,
+    parameters and state dict are those of ``nn.Conv2d``, and where a window sees no hole the output is the plain
+    convolution's, bit for bit.
 
-    Shapes: ``(N, C, H, W)`` or ``(C, H, W)`` to ``(N, C', H', W')`` or ``(C', H', W')``. Any floating dtype and
-    memory format; the output has the dtype of the plain convolution, under autocast too.
+    Call it as ``conv(x)``, which gives y, or as ``conv(x, mask)``, which gives ``(y, new_mask)``.
+
+    Shapes: x ``(N, C, H, W)`` or ``(C, H, W)`` to y ``(N, C', H', W')`` or ``(C', H', W')``. Any floating dtype and
+    memory format; the output has the dtype of the plain convolution, under autocast too. The mask is ``(N, 1, H, W)``,
+    or ``(N, C, H, W)`` where channels have holes of their own; True or 1 is known. The new mask is bool and
+    ``(N, 1, H', W')``, for a mask of C > 1 channels ``(N, C', H', W')``: True where a tap is known. Of a mask for each
+    channel K and n count the channels of the group that an output channel sees. What lies in a hole is never read, NaN
+    included; gradients reach x and the weights, and never the mask.
 
     Args:
         power: exponent of the ratio: 1 keeps the sum over the window (the paper), 0.5 its variance, 0 is zero
@@ -98,14 +118,21 @@ class PartialConv2d(PartialPadding, nn.Conv2d):
 
     Raises:
         ValueError: `padding_mode` is not ``"zeros"`` (partial padding is the padding), or `power` is not a
-            finite number of at least 0.
+            finite number of at least 0; in forward, the mask's shape or device do not fit x, or a floating-point mask
+            holds another value than 0 and 1 (looked for on a CPU, and on a GPU under `pcpad.debug`).
+        TypeError: in forward, the mask is neither bool nor floating point.
 
-    Source: Liu et al., arXiv:1811.11718, equations 2 to 4.
+    Source: Liu et al., arXiv:1811.11718, equations 2 to 4, and arXiv:1804.07723, equations 1 and 2.
 
     >>> conv = PartialConv2d(1, 1, 3, padding=1, bias=False)
     >>> _ = nn.init.ones_(conv.weight)
     >>> conv(torch.ones(1, 1, 3, 3)).flatten().tolist()  # zero padding gives 4, 6 and 9
     [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+    >>> mask = torch.zeros(1, 1, 3, 3)
+    >>> mask[..., 0] = 1  # one column is known
+    >>> y, new_mask = conv(torch.ones(1, 1, 3, 3), mask)
+    >>> y[0, 0, 0].tolist(), new_mask[0, 0, 0].tolist()
+    ([9.0, 9.0, 0.0], [True, True, False])
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from pcpad.data.catalogue import DataSet
 from pcpad.environment import memory_mb
 from pcpad.evaluation.counts import Counts, autocast, count
 from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.ragged import RaggedBatch
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World
 from pcpad.training.logbook import Logbook, Progress, say
@@ -39,7 +40,7 @@ class Job:
 
 def train_step(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | RaggedBatch,
     labels: Tensor,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -49,7 +50,7 @@ def train_step(
     """One forward, backward and optimizer step.
 
     Args:
-        images: float32 ``(B, 3, H, W)``.
+        images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
         labels: int64 ``(B,)``.
 
     Returns:
@@ -151,6 +152,7 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
             checkpoint="epoch",
             step=step,
             seed=settings.seed,
+            canvas_padding=round(job.val_loader.share_of_padding, 4),
         )
         write_record(job.folder, record, counts)
         report_epoch(book, counts, epoch, settings.epochs, step)

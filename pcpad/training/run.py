@@ -16,11 +16,13 @@ from pcpad.config import TrainSettings, differences, digest, to_dict, yaml_text
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.catalogue import NAMED, DataSet, open_for_training
 from pcpad.data.loaders import choose_loader, default_workers
-from pcpad.data.manifest import check_images
+from pcpad.data.manifest import check_images, image_sizes
+from pcpad.data.native import NativeTrainTransform, NativeTransform, native_transform
 from pcpad.environment import commit, hardware, num_cores, pick_device, versions
 from pcpad.folders import result_folder
 from pcpad.padding import SurgeryReport, convert
 from pcpad.padding.modes import canonical
+from pcpad.probe import probe, probe_native, refuse_filling
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
 from pcpad.training.logbook import say
@@ -39,7 +41,8 @@ def train(settings: TrainSettings) -> Path:
     world = this_world()
     device = pick_device(settings.device)
     name = models.resolve(settings.model)
-    torch.backends.cudnn.benchmark = True  # images of one size: the fastest kernel is worth finding
+    # images of one size: the fastest kernel is worth finding
+    torch.backends.cudnn.benchmark = not settings.data.native
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     settings = replace(
         settings,
@@ -49,6 +52,8 @@ def train(settings: TrainSettings) -> Path:
     )
     if settings.weights and Path(settings.weights).is_file():
         settings = replace(settings, weights=str(Path(settings.weights).resolve()))
+    if settings.data.native:
+        refuse_filling([settings.padding])
     say(which_data(settings))
     say(f"device: {hardware(device)}; {loader_line}")
 
@@ -74,7 +79,11 @@ def train(settings: TrainSettings) -> Path:
         if settings.weights:
             models.scale_input(model, name)
         surgery = convert(model, settings.padding, power=settings.power, on_small=settings.on_small)
-        models.probe(model, str(name), settings.padding, settings.size)
+        if settings.data.native:
+            multiple = probe_native(model, str(name), settings.padding, settings.size)
+            transform = native_transform(transform, multiple)
+        else:
+            probe(model, str(name), settings.padding, settings.size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         if not resume:
@@ -101,13 +110,18 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
         "rank": world.rank,
         "world": world.size,
     }
-    augment = TrainTransform(size=settings.size, mean=transform.mean, std=transform.std, **vars(settings.augment))
+    stated = vars(settings.augment) | {"size": settings.size, "mean": transform.mean, "std": transform.std}
+    augment, sizes, val_sizes = TrainTransform(**stated), None, None
+    if isinstance(transform, NativeTransform):
+        augment = NativeTrainTransform(**stated, multiple=transform.multiple)
+        sizes, val_sizes = (image_sizes(split, num_cores()) for split in (data.train, data.val))
     batch, eval_batch = settings.batch_size // world.size, settings.eval_batch_size or settings.batch_size
     train, val = data.train, data.val
     train_loader = loader.TrainLoader(
-        train.files, train.labels, augment, batch_size=batch, seed=settings.seed, **shared
+        train.files, train.labels, augment, batch_size=batch, seed=settings.seed, sizes=sizes, **shared
     )
-    return train_loader, loader.EvalLoader(val.files, val.labels, transform, batch_size=eval_batch, **shared)
+    val_loader = loader.EvalLoader(val.files, val.labels, transform, batch_size=eval_batch, sizes=val_sizes, **shared)
+    return train_loader, val_loader
 
 
 def absolute(data: str) -> str:

@@ -120,9 +120,9 @@ def test_record_states_what_the_design_asks_for(tmp_path):
 def test_grids():
     assert parse_paddings("all") == ["zeros", "partial", "reflect", "replicate", "circular"]
     assert parse_paddings("zero, partial,zeros") == ["zeros", "partial"]
-    assert parse_sizes("128, 160,128") == [128, 160]
+    assert parse_sizes("128, native:160,128") == [(128, False), (160, True)]
     with pytest.raises(ValueError, match="did you mean 'partial'"):
         parse_paddings("zeros,partail")
-    for text in ("a", "128,,160", "0", "-1", "native:224"):
+    for text in ("a", "128,,160", "0", "-1", "native:", "own:224", "native:0"):
         with pytest.raises(ValueError, match="positive integers"):
             parse_sizes(text)

@@ -1,0 +1,129 @@
+"""DALI's graphs: decoding, resizing and augmentation of one image, with torchvision's integers for every size."""
+
+import numpy as np
+import torch
+from nvidia.dali import fn, math, types
+from nvidia.dali.data_node import DataNode
+
+from pcpad.data.batch import EvalTransform, TrainTransform
+from pcpad.data.native import NativeTrainTransform, NativeTransform
+
+FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+Transform = EvalTransform | TrainTransform
+
+
+def eval_images(encoded: DataNode, transform: EvalTransform, device: torch.device) -> DataNode:
+    """Decodes, resizes, crops and normalises, with torchvision's integers for every size and offset."""
+    images = fn.decoders.image(encoded, **decoder(device))
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    height, width = shape[0], shape[1]
+    shorter = math.min(height, width)
+    by_height, by_width = (shorter, shorter) if transform.crop_mode == "center" else (height, width)
+    new_height, new_width = height * transform.resize // by_height, width * transform.resize // by_width
+    images = resize_as_pil(images, (height, width), (new_height, new_width), transform)
+    start = fn.stack(half(new_height - transform.size), half(new_width - transform.size))
+    images = fn.slice(images, start=start, shape=[transform.size, transform.size], axis_names="HW")
+    return normalise(images, transform)
+
+
+def resize_as_pil(
+    images: DataNode, old: tuple[DataNode, DataNode], new: tuple[DataNode, DataNode], transform: EvalTransform
+) -> DataNode:
+    """Resizes one side after the other and rounds to 8 bits in between, as PIL does and one fn.resize does not.
+
+    The width comes first, unless the height shrinks by more than twice as many pixels (Pillow 13, Resample.c).
+    """
+    (height, width), (new_height, new_width) = old, new
+    height_first = (height > new_height) & (height - new_height > 2 * (width - new_width))
+    first_height = height + height_first * (new_height - height)
+    first_width = new_width + height_first * (width - new_width)
+    for size in ((first_height, first_width), (new_height, new_width)):
+        images = resize(images, fn.cast(fn.stack(*size), dtype=types.FLOAT), transform)
+    return images
+
+
+def native_images(encoded: DataNode, transform: NativeTransform, device: torch.device) -> tuple[DataNode, DataNode]:
+    """Decodes, resizes and normalises at the image's own aspect ratio, on a canvas of the batch; and the sides."""
+    images = fn.decoders.image(encoded, **decoder(device))
+    old, sides = native_sides_of(encoded, transform)
+    images = resize_as_pil(images, old, sides, transform)
+    return fn.pad(normalise(images, transform), axis_names="HW", fill_value=0), fn.stack(*sides)
+
+
+def native_train_images(
+    encoded: DataNode, transform: NativeTrainTransform, device: torch.device, seeds: list[int]
+) -> tuple[DataNode, DataNode]:
+    """Crops at random with the image's own aspect ratio, resizes, flips and normalises, on a canvas of the batch."""
+    side = math.sqrt(fn.random.uniform(range=list(transform.scale), seed=seeds[0]))
+    start = fn.random.uniform(range=[0.0, 1.0], shape=[2], seed=seeds[2]) * (1.0 - side)
+    crop = {"rel_start": start, "rel_shape": fn.stack(side, side), "axis_names": "HW"}
+    images = fn.decoders.image_slice(encoded, **crop, **decoder(device))
+    _, sides = native_sides_of(encoded, transform)
+    images = resize(images, fn.cast(fn.stack(*sides), dtype=types.FLOAT), transform)
+    mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
+    images = normalise(images, transform, mirror=mirror)
+    return fn.pad(images, axis_names="HW", fill_value=0), fn.stack(*sides)
+
+
+def native_sides_of(
+    encoded: DataNode, transform: NativeTransform | NativeTrainTransform
+) -> tuple[tuple[DataNode, DataNode], tuple[DataNode, DataNode]]:
+    """Height and width of the file's image, and what `pcpad.data.native.native_sides` makes of them."""
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    old = (shape[0], shape[1])
+    shorter = math.min(*old)
+    return old, tuple(rounded(side * transform.size // shorter, transform.multiple) for side in old)
+
+
+def rounded(side: DataNode, multiple: int) -> DataNode:
+    """A side rounded to a multiple, as `pcpad.data.native.native_sides` rounds it."""
+    return math.max((side + multiple // 2) // multiple, 1) * multiple
+
+
+def train_images(
+    encoded: DataNode,
+    transform: TrainTransform,
+    device: torch.device,
+    seeds: list[int],
+) -> DataNode:
+    """Crops, resizes, flips and normalises at random; the crop follows torchvision's law."""
+    images = fn.decoders.image_random_crop(
+        encoded,
+        random_area=list(transform.scale),
+        random_aspect_ratio=list(transform.ratio),
+        num_attempts=10,
+        seed=seeds[0],
+        **decoder(device),
+    )
+    images = resize(images, [transform.size, transform.size], transform)
+    mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
+    return normalise(images, transform, mirror=mirror)
+
+
+def decoder(device: torch.device) -> dict:
+    args = {"device": "cpu", "adjust_orientation": False}  # PIL does not turn images by EXIF either
+    if device.type == "cpu":
+        return args
+    # Chroma as PIL's libjpeg has it; and no hardware decoder, whose pixels are not those of the kernels, so
+    # that an image does not depend on which of the two it went to.
+    return args | {"device": "mixed", "jpeg_fancy_upsampling": True, "hw_decoder_load": 0.0}
+
+
+def resize(images: DataNode, size: DataNode | list[int], transform: Transform) -> DataNode:
+    return fn.resize(images, size=size, interp_type=FILTERS[transform.interpolation], antialias=True)
+
+
+def half(excess: DataNode) -> DataNode:
+    """Half of a number from 0 up, rounded as Python's round does in torchvision: ties to even."""
+    return fn.cast((excess + (excess // 2 & 1)) // 2, dtype=types.INT32)
+
+
+def normalise(images: DataNode, transform: Transform, **mirror: DataNode) -> DataNode:
+    """To float32 and CHW, with the transform's mean and std."""
+    scaled = {"mean": [255 * mean for mean in transform.mean], "std": [255 * std for std in transform.std]}
+    return fn.crop_mirror_normalize(images, dtype=types.FLOAT, output_layout="CHW", **scaled, **mirror)
+
+
+def seeds(*key: int) -> list[int]:
+    """Independent seeds that DALI takes (31 bits)."""
+    return [int(seed) >> 1 for seed in np.random.SeedSequence(key).generate_state(3)]
