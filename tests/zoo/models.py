@@ -2,10 +2,17 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
+
+ALL_TOKENS = "timm/mvitv2_*_cls"
+"""Models whose last block pools queries of patches that never reach the class token: no convolution there can move the
+logits, so that the tokens of all patches are among their results."""
+IN_FLOAT32 = ("timm/maxvit_xlarge_tf_512",)
+"""Models that need more than 21 GB of memory in float64."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,8 @@ def own_size(entry: Entry, model: nn.Module | None = None) -> int:
 
 
 def dtype_of(entry: Entry) -> torch.dtype:
-    """float64, but for RAFT, which makes float32 coordinates whatever its weights are."""
-    return torch.float32 if entry.kind == "optical_flow" else torch.float64
+    """float64, but for RAFT, which makes float32 coordinates whatever its weights are, and the very largest."""
+    return torch.float32 if entry.kind == "optical_flow" or entry.name in IN_FLOAT32 else torch.float64
 
 
 def fixed_size(entry: Entry) -> bool:
@@ -125,21 +132,25 @@ def run(entry: Entry, model: nn.Module, size: int | tuple[int, int], device=None
             return torch.empty(1, channels, height, width, device="meta", dtype=dtype)
         return torch.randn(1, channels, height, width, generator=generator, dtype=dtype)
 
+    parts = []  # submodules whose outputs are among the results
     if entry.kind == "detection":
         if not fixed_size(entry):
             model.transform.min_size, model.transform.max_size = (min(height, width),), max(height, width)
-        parts = [getattr(model, "head", None)]
+        parts = [getattr(model, "head", None)]  # boxes are clipped to the image: they do not show all that was computed
         if hasattr(model, "rpn"):
             parts = [model.rpn.head, *(m for n, m in model.roi_heads.named_children() if n.endswith("_predictor"))]
-        seen = []  # boxes are clipped to the image, so that alone they do not show all that was computed
-        handles = [part.register_forward_hook(lambda _, __, y: seen.append(y)) for part in parts]
-        try:
-            result = [model([image()[0]]), seen]
-        finally:
-            for handle in handles:
-                handle.remove()
-    elif entry.kind == "optical_flow":
-        result = model(image(), image(), num_flow_updates=2)
-    else:
-        result = model(image())
-    return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    elif fnmatch(entry.name, ALL_TOKENS):
+        parts = [model.norm]
+    seen = []
+    handles = [part.register_forward_hook(lambda _, __, y: seen.append(y)) for part in parts]
+    try:
+        if entry.kind == "detection":
+            result = model([image()[0]])
+        elif entry.kind == "optical_flow":
+            result = model(image(), image(), num_flow_updates=2)
+        else:
+            result = model(image())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [t for t in tree_leaves([result, seen]) if isinstance(t, torch.Tensor) and t.is_floating_point()]

@@ -15,13 +15,10 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "experiments" / "zoo" / "table.csv"
@@ -33,11 +30,6 @@ COLUMNS += [f"layer_error_{mode}" for mode in MODES] + [f"result_error_{mode}" f
 COLUMNS += ["ill_conditioned", "weight_scale", "idle", "dtype", "seconds", "code"]
 LARGE = 600_000_000
 """Parameters from which on models run one at a time: 8 bytes each, and as much again for one layer's work."""
-ALL_TOKENS = "timm/mvitv2_*_cls"
-"""Models whose last block pools queries of patches that never reach the class token: no convolution there can move the
-logits, so that their results are proved together with the tokens of all patches."""
-IN_FLOAT32 = ("timm/maxvit_xlarge_tf_512",)
-"""Models that need more than 21 GB of memory in float64: their bounds are those of float32 (`tests.zoo.proof`)."""
 PROVED = "proved"
 NOTHING = "no convolution pads"
 
@@ -95,89 +87,33 @@ def work(name: str, code: str) -> dict:
     """One row of the table. Runs in a process of its own."""
     import torch
 
-    from tests.zoo import models
-    from tests.zoo.proof import ProofFailed
+    from tests.zoo import models, proof
 
     torch.set_num_threads(1)
     start = time.perf_counter()
     row = dict.fromkeys(COLUMNS, "") | survey(name) | {"code": code, "status": NOTHING}
     if row["converted"]:
         entry = next(e for e in models.all_models() if e.name == name)
-        tokens = patch.object(models, "run", with_tokens(models.run)) if fnmatch(name, ALL_TOKENS) else nullcontext()
-        narrow = patch.object(models, "dtype_of", lambda _: torch.float32) if name in IN_FLOAT32 else nullcontext()
         try:
-            with tokens, narrow:
-                proof = prove_where_it_can_be_told(entry)
-        except ProofFailed as error:
+            found = proof.prove(entry)
+        except proof.ProofFailed as error:
             row["status"] = f"FAILED: {error}"
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
             row["status"] = f"ERROR: {type(error).__name__}: {first}"
         else:
             row["status"] = PROVED
-            row["dtype"] = "float32" if name in IN_FLOAT32 else str(models.dtype_of(entry)).removeprefix("torch.")
-            row |= {f"size_{mode}": size or f"{models.own_size(entry)} on_small" for mode, size in proof.sizes.items()}
-            row["wide"] = "x".join(map(str, proof.wide or ()))
-            row |= {f"refused_{mode}": proof.refused.get(mode) or "" for mode in ("reflect", "circular")}
-            row |= {f"layer_error_{mode}": f"{error:.1e}" for mode, error in proof.layer_error.items()}
-            row |= {f"result_error_{mode}": f"{error:.1e}" for mode, error in proof.result_error.items()}
-            row["ill_conditioned"] = " ".join(proof.noise)
-            row["weight_scale"] = proof.scale
-            row["idle"] = " ".join(proof.idle)
+            row["dtype"] = str(models.dtype_of(entry)).removeprefix("torch.")
+            row |= {f"size_{mode}": size or f"{models.own_size(entry)} on_small" for mode, size in found.sizes.items()}
+            row["wide"] = "x".join(map(str, found.wide or ()))
+            row |= {f"refused_{mode}": found.refused.get(mode) or "" for mode in ("reflect", "circular")}
+            row |= {f"layer_error_{mode}": f"{error:.1e}" for mode, error in found.layer_error.items()}
+            row |= {f"result_error_{mode}": f"{error:.1e}" for mode, error in found.result_error.items()}
+            row["ill_conditioned"] = " ".join(found.noise)
+            row["weight_scale"] = found.scale
+            row["idle"] = " ".join(found.idle)
     row["seconds"] = f"{time.perf_counter() - start:.1f}"
     return row
-
-
-def prove_where_it_can_be_told(entry):
-    """`prove`; a mode whose result nobody can tell at the smallest side is proved at reflect's instead.
-
-    Partial padding multiplies a map of one pixel by 9 in every 3x3 layer: deep networks without norms (NFNets) amplify
-    the last bit of that beyond 1, and linear attention overflows. The table states the side. A result that is off while
-    noise of rounding size leaves it within the bound stays a failure.
-    """
-    from tests.zoo import models, proof
-
-    moved, judge = {}, proof.ill_conditioned
-
-    def remember(model, names, forward, mode, wanted, error, state):
-        explained = judge(model, names, forward, mode, wanted, error, state)
-        moved[mode] = state.noise[mode]
-        return explained
-
-    try:
-        with patch.object(proof, "ill_conditioned", remember):
-            first = proof.prove(entry)
-        modes = set(first.noise)
-    except proof.ProofFailed as error:
-        mode, _, rest = str(error).partition(" at ")
-        drowned = not moved.get(mode, 0.0) <= proof.RESULT_BOUND[models.dtype_of(entry)]
-        if not ("the result is off by" in rest and drowned) and "the oracle's result is not finite" not in rest:
-            raise
-        modes = {mode}
-    if not modes:
-        return first
-
-    def find_sizes(*args):
-        sizes, below, wide = found(*args)
-        return {mode: sizes["reflect"] if mode in modes else size for mode, size in sizes.items()}, below, wide
-
-    found = proof.find_sizes
-    with patch.object(proof, "find_sizes", find_sizes):
-        return proof.prove(entry)
-
-
-def with_tokens(run):
-    """`models.run` with the output of the model's last norm among the results."""
-
-    def run_with_tokens(entry, model, *args, **kwargs):
-        seen = []
-        handle = model.norm.register_forward_hook(lambda _, __, y: seen.append(y))
-        try:
-            return [*run(entry, model, *args, **kwargs), *seen]
-        finally:
-            handle.remove()
-
-    return run_with_tokens
 
 
 def read_table(path: Path) -> dict[str, dict]:

@@ -221,3 +221,87 @@ def test_all_models_are_there(entries):
 def test_oracle_sees_padded_convolutions_only():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3), nn.MaxPool2d(3, 1, 1))
     assert list(oracle.padded_convs(net).values()) == ["1"]
+
+
+@pytest.mark.parametrize("noise", [0.05, float("nan"), 1e-12])
+def test_a_wrong_result_is_drowned_only_where_noise_moves_it_as_much(entries, monkeypatch, noise):
+    """The layers are right, the result is off by 0.6: with noise within the bound that is a failure as any other."""
+    right = proof.worst
+    monkeypatch.setattr(proof, "worst", lambda got, wanted: right(got, wanted) + 0.6)
+    monkeypatch.setattr(proof, "rounding", lambda *_: noise)
+    with pytest.raises(proof.ProofFailed, match=r"zeros at 1: the result is off by 0\.6") as caught:
+        proof.prove(entries["timm/test_resnet"], ["zeros"])
+    assert isinstance(caught.value, proof.Drowned) == (not noise <= 1e-9)
+
+
+def test_noise_that_explains_the_error_is_no_failure(entries, monkeypatch):
+    right = proof.worst
+    monkeypatch.setattr(proof, "worst", lambda got, wanted: right(got, wanted) + 1e-7)
+    found = proof.prove(entries["timm/test_resnet"], ["zeros"])
+    assert found.noise == pytest.approx({"zeros": 1e-7})  # made of 1e-7 and what noise of 1e-15 really moves
+
+
+def test_noise_moves_a_result_that_amplifies_it(entries):
+    """`rounding` against the same noise put through a network that takes a difference and magnifies it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(3)]).double().requires_grad_(False)
+    names = {module: name for name, module in net.named_modules() if name}
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64)
+    plain = [net(x)]
+    moved = proof.rounding(net, names, lambda m: [m(x)], "zeros", plain, "raise")
+    assert 1e-16 < moved < 1e-13
+    cancelling = [lambda m, scale=scale: [scale * (m(x) - plain[0]) + 1] for scale in (1e5, 1e10)]
+    gains = [proof.rounding(net, names, forward, "zeros", forward(net), "raise") for forward in cancelling]
+    assert gains[1] == pytest.approx(1e5 * gains[0], rel=1e-3)
+    assert gains[1] > 1e-8
+
+
+@pytest.mark.parametrize("how", ["drowned", "noisy", "wrong"])
+def test_what_nobody_can_tell_is_proved_at_another_side(entries, monkeypatch, how):
+    """Partial padding and circular: both are moved to reflect's side, once; what is wrong stays a failure."""
+    tried = []
+
+    def prove_drawn(entry, model, modes, sizes, below, wide, scale):
+        tried.append(dict(sizes))
+        found = proof.Proof(sizes=sizes)
+        small = [mode for mode in ("partial", "circular") if sizes[mode] < 33]
+        if how == "noisy":
+            found.noise = dict.fromkeys([*small, "reflect"], 1e-8)
+        elif small:
+            raise proof.ProofFailed("off") if how == "wrong" else proof.Drowned(small[0], "off")
+        return found
+
+    sides = {"zeros": 1, "partial": 1, "reflect": 33, "replicate": 1, "circular": 32}
+    monkeypatch.setattr(proof, "find_sizes", lambda *_: (dict(sides), {}, None))
+    monkeypatch.setattr(proof, "prove_drawn", prove_drawn)
+    if how == "wrong":
+        with pytest.raises(proof.ProofFailed, match="off"):
+            proof.prove(entries["timm/test_resnet"])
+        assert tried == [sides]
+        return
+    found = proof.prove(entries["timm/test_resnet"])
+    assert found.sizes == sides | {"partial": 33, "circular": 33}
+    assert len(tried) == {"drowned": 3, "noisy": 2}[how]
+
+
+def test_a_mode_without_a_side_is_not_moved():
+    sizes = {"partial": None, "circular": 1, "reflect": None}
+    assert not proof.move(sizes, ["partial", "circular"])
+    assert sizes == {"partial": None, "circular": 1, "reflect": None}
+
+
+def test_all_tokens_are_among_the_results():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.pretrained_cfg = nn.Identity(), {}
+
+        def forward(self, x):
+            return self.norm(x)[:, 0]
+
+    model = Pools()
+    with_class = models.run(models.Entry("timm/mvitv2_small_cls", "timm"), model, 4)
+    without = models.run(models.Entry("timm/mvitv2_small", "timm"), model, 4)
+    assert [t.shape for t in with_class] == [(1, 4, 4), (1, 3, 4, 4)]
+    assert [t.shape for t in without] == [(1, 4, 4)]
+    assert not model.norm._forward_hooks

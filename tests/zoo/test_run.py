@@ -1,7 +1,6 @@
 """make test-zoo: resumes, shards, and notices when the code has changed."""
 
 import pytest
-import torch
 
 from tests.zoo import run
 from tests.zoo.dies import dies
@@ -84,51 +83,6 @@ def test_a_killed_process_is_a_row_that_is_tried_again(fake, tmp_path, monkeypat
     monkeypatch.setattr(run, "spread", spread)
     assert run.main(["--table", str(tmp_path / "table.csv")]) == 0
     assert fake == [NAMES[0]]
-
-
-@pytest.mark.parametrize(
-    ("message", "noise", "elsewhere"),
-    [
-        ("the result is off by 0.6", 0.05, True),
-        ("the result is off by 0.6", float("nan"), True),
-        ("the result is off by 0.6", 1e-12, False),  # rounding does not explain it
-        ("the oracle's result is not finite", None, True),
-        ("layer 'conv' (Conv2d) is off by 1", 0.05, False),
-    ],
-)
-def test_only_what_nobody_can_tell_is_proved_at_another_size(monkeypatch, message, noise, elsewhere):
-    from tests.zoo import models, proof
-
-    def judge(model, names, forward, mode, wanted, error, state):
-        state.noise[mode] = noise
-        return False
-
-    def prove(entry):
-        sizes, _, _ = proof.find_sizes(entry, ("zeros", "partial", "reflect"))
-        if sizes["partial"] == 33:
-            return sizes
-        if noise is not None:
-            proof.ill_conditioned(None, None, None, "partial", None, 0.6, proof.Proof())
-        raise proof.ProofFailed(f"partial at 1: {message}")
-
-    monkeypatch.setattr(proof, "ill_conditioned", judge)
-    monkeypatch.setattr(proof, "prove", prove)
-    monkeypatch.setattr(proof, "find_sizes", lambda *_: ({"zeros": 1, "partial": 1, "reflect": 33}, {}, None))
-    entry = models.Entry("timm/test_resnet", "timm")
-    if elsewhere:
-        assert run.prove_where_it_can_be_told(entry) == {"zeros": 1, "partial": 33, "reflect": 33}
-    else:
-        with pytest.raises(proof.ProofFailed, match="partial at 1"):
-            run.prove_where_it_can_be_told(entry)
-
-
-def test_all_tokens_are_among_the_results():
-    model = torch.nn.Module()
-    model.norm = torch.nn.Identity()
-    tokens = torch.arange(6.0).view(1, 3, 2)
-    both = run.with_tokens(lambda entry, model, size: [model.norm(tokens)[:, 0]])(None, model, 8)
-    assert [t.tolist() for t in both] == [tokens[:, 0].tolist(), tokens.tolist()]
-    assert not model.norm._forward_hooks
 
 
 def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
