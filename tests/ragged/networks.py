@@ -98,6 +98,7 @@ NOT_FOLLOWED = {
     "timm.levit": "timm/levit_128s",
     "timm.lowformer": "timm/lowformer_b0",
     "timm.maxxvit": "timm/test_coatnet",
+    "timm.mobilenetv5": "timm/mobilenetv5_base",
     "timm.mobilevit": "timm/mobilevit_xxs",
     "timm.mvitv2": "timm/mvitv2_tiny",
     "timm.nest": "timm/nest_tiny",

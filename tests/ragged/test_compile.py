@@ -40,8 +40,15 @@ def compare(name, mode, backend, training):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("mode", ["zeros", "partial"])
-@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_convnext"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("timm/test_resnet", "zeros"),
+        ("timm/test_convnext", "partial"),
+        pytest.param("timm/test_resnet", "partial", marks=pytest.mark.slow),
+        pytest.param("timm/test_convnext", "zeros", marks=pytest.mark.slow),
+    ],
+)
 def test_one_graph_for_all_sizes(name, mode):
     compare(name, mode, "aot_eager", training=True)
 
