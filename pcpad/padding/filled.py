@@ -49,6 +49,13 @@ def repeat_edges(x: Tensor, pads: Pads) -> Tensor:
 
     In torch 2.13 the compiled backward pass of ``F.pad(mode="replicate")`` stops at an assertion where feature maps are
     channels_last: the shape function of ``aten::replication_pad2d_backward`` predicts contiguous strides.
+
+    Args:
+        x: ``(N, C, H, W)`` or ``(C, H, W)``, no side of it 0.
+        pads: ``(top, bottom, left, right)``, in pixels.
+
+    Returns:
+        As `fill` with mode ``"replicate"``.
     """
     top, bottom, left, right = pads
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):

@@ -86,7 +86,7 @@ def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
         assert (record["top1"], changed) == (top1, 0)
     else:
         assert abs(record["top1"] - top1) <= 1  # 3 in 1000
-        assert changed <= 3
+        assert changed <= max(1, 3 * len(labels) // 1000)
     assert (record["size"], record["preprocess"]["crop_pct"], record["preprocess"]["mean"]) == ("224", 0.875, [0.5] * 3)
 
 
