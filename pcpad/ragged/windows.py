@@ -82,7 +82,11 @@ TABLE[partial.rescale_border] = (rescale_border, "rescale_border")
 
 @handles("max_pool2d")
 def max_pool2d(func, name, args, kwargs):
-    """Max pooling with -inf outside each image."""
+    """Max pooling with -inf outside each image; in generated code with the least finite number.
+
+    Inductor's max pooling takes the padding for the place of the maximum where a whole window is -inf, and its backward
+    pass then writes outside the map (torch 2.13).
+    """
     return pool_max(*args, **kwargs)
 
 
@@ -96,7 +100,8 @@ def pool_max(
     stride = stride or kernel_size
     height, width = pair(padding)
     rows, cols = windows(kernel_size, stride, dilation, (height, height, width, width), ceil_mode)
-    y = F.max_pool2d(x.filled(-torch.inf), kernel_size, stride, padding, dilation, ceil_mode)
+    outside = torch.finfo(x.dtype).min if torch.compiler.is_compiling() else -torch.inf
+    y = F.max_pool2d(x.filled(outside), kernel_size, stride, padding, dilation, ceil_mode)
     new = x.like(y, x.geometry.through(rows, cols, y.shape[-2:], "max_pool2d"), raw=False)
     return new.like(new.filled())  # no -inf is left, whose products would be NaN in a gradient
 
