@@ -64,10 +64,8 @@ def run(command: str, rest: list[str]) -> int:
         return fail(str(error), 2)
     try:
         if command == "train":
-            from pcpad.training.run import train
-
-            train(settings)
-        elif command == "inspect":
+            return start_training(settings, rest)
+        if command == "inspect":
             from pcpad.inspection import inspect_model
 
             inspect_model(settings)
@@ -88,9 +86,37 @@ def run(command: str, rest: list[str]) -> int:
     return 0
 
 
+def start_training(settings: TrainSettings, argv: list[str]) -> int:
+    """Train here, or start the processes that do; returns the exit code."""
+    from pcpad.training.signals import Stopped
+
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if (settings.gpus > 1 or settings.nodes > 1) and not launched:
+        from pcpad.training.launch import launch
+
+        return launch(settings, argv)
+    from pcpad.training.run import train
+
+    try:
+        train(settings)
+    except Stopped as stop:
+        if launched:  # the launcher reports it; torchrun takes any other code for a failure
+            return 0
+        print(f"pcpad: {stop}", file=sys.stderr, flush=True)
+        return stop.exit_code
+    return 0
+
+
 def fail(message: str, code: int) -> int:
-    """Print an error to stderr and return the exit code."""
-    print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
+    """Print an error to stderr and return the exit code; a process that was launched leaves it for the launcher."""
+    told = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if told and "PCPAD_STATUS" in os.environ:
+        import json
+
+        Path(told).write_text(json.dumps({"message": message, "timestamp": "0"}))
+        os._exit(code)  # at once: the threads of the others' connections do not survive an orderly end
+    else:
+        print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -171,7 +171,8 @@ def subject_of_run(settings: EvalSettings) -> Subject:
     folder = Path(settings.run)
     run = read_run(folder)
     trained = run["settings"]
-    content = checkpoint.load(folder / f"{settings.checkpoint}.pt")
+    path = folder / checkpoint.FOLDER / f"{settings.checkpoint}.pt"
+    content = checkpoint.load(path)
     ema = content["ema"] is not None if settings.ema is None else settings.ema
     if ema and content["ema"] is None:
         raise ValueError(f"{folder} has no averaged weights: it was trained without --ema")
@@ -180,7 +181,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
     model = models.create(name, len(run["classes"]))
     if trained["weights"]:
         models.scale_input(model, name)
-    weights.load_state(model, weights.unwrap(state), f"{folder}/{settings.checkpoint}.pt")
+    weights.load_state(model, weights.unwrap(state), str(path))
     preprocess = PreprocessSettings(**trained["preprocess"])
     return Subject(
         name=name,

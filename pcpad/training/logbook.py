@@ -9,20 +9,27 @@ from pathlib import Path
 
 
 class Progress:
-    """Progress of one epoch: a bar on a terminal, a plain line every `seconds` elsewhere."""
+    """Progress of one epoch: a bar on a terminal, a plain line every `seconds` elsewhere.
 
-    def __init__(self, title: str, total: int, seconds: float):
+    Args:
+        done: steps that were done before.
+        shown: False for a process that prints nothing.
+    """
+
+    def __init__(self, title: str, total: int, seconds: float, *, done: int = 0, shown: bool = True):
         self.title, self.total, self.seconds = title, total, seconds
-        self.done, self.last = 0, time.monotonic()
+        self.done, self.last, self.shown = done, time.monotonic(), shown
         self.bar = None
-        if has_terminal():
+        if shown and has_terminal():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=title, unit="step", leave=False, dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=done, desc=title, unit="step", leave=False, dynamic_ncols=True)
 
     def step(self, text) -> None:
         """Count one step; ``text()`` is called only when something is shown."""
         self.done += 1
+        if not self.shown:
+            return
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update()
@@ -45,8 +52,9 @@ def has_terminal() -> bool:
 
 
 def say(text: str) -> None:
-    """Print one line at once, so that a log file is never behind."""
-    print(text, flush=True)
+    """Print one line at once, so that a log file is never behind; of many processes the first one prints."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
 
 
 class Logbook:
