@@ -172,7 +172,7 @@ class TrainLoader:
         files = [self._files[index] for index in own]
 
         def graph() -> tuple[DataNode, ...]:
-            encoded, index = fn.readers.file(files=files, labels=own, name="reader", pad_last_batch=True)
+            encoded, index = fn.readers.file(files=files, labels=own, name="reader", seed=0, pad_last_batch=True)
             draws = seeds(self._seed, self._rank, epoch)
             images, sides = native_train_images(encoded, self._transform, self._device, draws)
             return images, index, sides
@@ -192,6 +192,7 @@ class TrainLoader:
             name="reader",
             shard_id=self._rank,
             num_shards=self._world,
+            seed=0,  # not used, but saved
             shuffle_after_epoch=True,
             shuffle_after_epoch_seed=seeds(self._seed, *since)[0],  # all ranks have to shuffle alike
             pad_last_batch=True,

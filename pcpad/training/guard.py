@@ -1,9 +1,11 @@
 """What stops a training that has left the finite numbers, before its weights are touched."""
 
+from collections.abc import Callable
+from math import isfinite
+
 import torch
 from torch import nn
 
-from pcpad.data.batch import Batch
 from pcpad.training.checkpoint import Shelf
 
 
@@ -14,34 +16,26 @@ def gradients_are_finite(model: nn.Module) -> bool:
     return not len(largest) or bool(torch.stack(list(largest)).isfinite().all())
 
 
-def not_finite(training, parts: list[Batch], loss: float) -> ValueError:
+def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
     """The error of a step whose loss or gradient is not finite; all processes have to call it.
 
     A gradient is that of all processes together: which of them it comes from, each finds out alone.
 
     Args:
-        parts: this process's batches of the step. loss: their mean loss.
+        loss: this process's mean loss.
+        alone: computes this process's own gradient of the step once more.
     """
     world, state = training.job.world, training.state
-    fine = world.collect(loss if not abs(loss) < float("inf") else None)
-    ranks = [rank for rank, value in enumerate(fine) if value is not None]
-    what = f"the loss is {fine[ranks[0]]}" if ranks else "the gradient is not finite"
+    losses = world.collect(loss)
+    ranks = [rank for rank, value in enumerate(losses) if not isfinite(value)]
+    what = f"the loss is {losses[ranks[0]]}" if ranks else "the gradient is not finite"
     if not ranks and world.size > 1:
-        ranks = [rank for rank, bad in enumerate(world.collect(not own_gradient_is_finite(training, parts))) if bad]
+        alone()
+        ranks = [rank for rank, fine in enumerate(world.collect(gradients_are_finite(training.job.model))) if not fine]
     where = f"step {state.step + 1} (epoch {state.epoch + 1})"
     if world.size > 1:
         where += f", rank {' and '.join(map(str, ranks))}" if ranks else ", in the sum over all ranks"
     return diverged(training.shelf, f"{what} at {where}")
-
-
-def own_gradient_is_finite(training, parts: list[Batch]) -> bool:
-    """Whether this process's own gradient of a step is finite, computed once more, without the others."""
-    training.state.optimizer.zero_grad(set_to_none=True)
-    with training.model.no_sync():
-        for part in parts:
-            loss = nn.functional.cross_entropy(training.model(part.images).float(), part.labels)
-            loss.backward()
-    return gradients_are_finite(training.job.model)
 
 
 def diverged(shelf: Shelf, what: str) -> ValueError:

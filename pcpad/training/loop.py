@@ -182,19 +182,26 @@ def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
 
-    def pass_over(number: int) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the gradients of all processes are joined in the last part's."""
-        part, joins = parts[number], number + 1 == len(parts) or world.size == 1
-        with nullcontext() if joins else training.model.no_sync():
+    def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one part; whether the gradients of all processes are joined in it."""
+        part = parts[number]
+        with nullcontext() if joins or world.size == 1 else training.model.no_sync():
             images = part.images.to(memory_format=torch.channels_last) if settings.channels_last else part.images
             scaler, smoothing = state.scaler, settings.label_smoothing
             return backward(training.call, images, part.labels, scaler, settings.amp, smoothing, len(parts))
 
     state.optimizer.zero_grad(set_to_none=True)
-    loss, hits = (sum(values) for values in zip(*map(pass_over, range(len(parts))), strict=True))
+    passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
+    loss, hits = (sum(values) for values in zip(*passes, strict=True))
     fine = bool(torch.isfinite(loss)) and (state.scaler.is_enabled() or gradients_are_finite(job.model))
     if any(world.agree(not fine)):
-        raise not_finite(training, parts, float(loss) / sum(len(part.labels) for part in parts))
+
+        def alone() -> None:
+            state.optimizer.zero_grad(set_to_none=True)
+            for number in range(len(parts)):
+                pass_over(number, joins=False)
+
+        raise not_finite(training, float(loss) / sum(len(part.labels) for part in parts), alone)
     optimizer_step(state)
     state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
 

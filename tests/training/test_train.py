@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -16,42 +15,6 @@ from pcpad.training import loop
 from pcpad.training.schedule import learning_rate
 
 LOADERS = ["torchvision", "dali"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Three classes told apart by the direction of their stripes; 12 and 7 images each."""
-    root = tmp_path_factory.mktemp("stripes")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 12), ("val", 7)):
-        for name in ("across", "down", "none"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(n):
-                y, x = np.mgrid[:48, :56]
-                wave = {"across": y, "down": x, "none": 0 * x}[name] / rng.uniform(1, 3) + rng.uniform(0, 6)
-                grey = 128 + 80 * np.sin(wave)[..., None] + rng.normal(0, 10, (48, 56, 3))
-                Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(root / split / name / f"{i}.jpg")
-    return root
-
-
-@pytest.fixture
-def call(data, tmp_path, monkeypatch):
-    """Run a command in an empty folder; gives its exit code."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(command, *argv, **options):
-        defaults = {
-            "model": "timm/test_resnet",
-            "data": data,
-            "data.workers": 1,
-            "data.loader": "torchvision",
-            "device": "cpu",
-        }
-        defaults |= {"recipe": "textures", "size": 32, "batch_size": 8, "epochs": 2, "out": "run", "optim.lr": 0.01}
-        options = {**(defaults if command == "train" else {"data.loader": "torchvision", "device": "cpu"}), **options}
-        return main([command, *(f"--{k}={v}" for k, v in options.items() if v is not None), *argv])
-
-    return run
 
 
 def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
