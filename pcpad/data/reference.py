@@ -1,6 +1,7 @@
 """The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -293,6 +294,15 @@ def _collate(samples: list, ragged: bool = False) -> tuple[Tensor, Tensor, Tenso
     return batch.canvas, rows, batch.extents
 
 
+def _outlive_signals(_: int) -> None:
+    """What ends a job is often sent to all its processes: a worker serves on until the training has stopped by itself.
+
+    That takes a step and a checkpoint; a worker that is still there after two minutes ends.
+    """
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        signal.signal(getattr(signal, name), lambda *_: signal.alarm(120))
+
+
 def _data_loader(
     samples: _Samples,
     keys: _Keys,
@@ -307,6 +317,7 @@ def _data_loader(
         num_workers=workers,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",
+        worker_init_fn=_outlive_signals,
         # Without one of its own, a DataLoader draws its base seed from torch's global generator.
         generator=torch.Generator(),
     )

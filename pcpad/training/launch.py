@@ -34,7 +34,9 @@ def launch(settings: TrainSettings, argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     check_gpus(settings)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the outcome is told here
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the outcome is told here
     where = ["--standalone"]
     if settings.nodes > 1:
         where = [f"--nnodes={settings.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={settings.rendezvous}"]

@@ -56,11 +56,21 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The last checkpoint of a run that nobody has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(folder, **options(data, "whole"))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "epoch 4/4" in out
+    return torch.load(folder / "whole/checkpoints/last.pt")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "one rank", "SIGKILL"])
-def test_a_signal_to_the_launcher(data, tmp_path, name):
+def test_a_signal_to_the_launcher(data, whole, tmp_path, name):
     """All processes end, none is left over, the marker is there, and the resumed run is the undisturbed one."""
-    whole = start(tmp_path, **options(data, "whole"))
     process = start(tmp_path, **options(data, "cut"))
     for line in process.stdout:
         if line.startswith("epoch 2/4 step 2"):
@@ -83,16 +93,14 @@ def test_a_signal_to_the_launcher(data, tmp_path, name):
     if name != "SIGKILL":
         assert process.returncode == (130 if name == "SIGINT" else STOPPED)
         assert f"stopped by {signalled} after step " in err
-        assert "Traceback" not in err
+        assert err.count("\n") == 1
     assert json.loads((tmp_path / "cut/requeue.json").read_text())["signal"] == signalled
     again = start(tmp_path, resume="cut", gpus=2)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert "resuming cut after epoch 1 and " in out
     assert not (tmp_path / "cut/requeue.json").exists()
-    assert whole.wait(120) == 0
-    a, b = (torch.load(tmp_path / one / "checkpoints/last.pt") for one in ("whole", "cut"))
-    assert difference(a, b) is None
+    assert difference(torch.load(tmp_path / "cut/checkpoints/last.pt"), whole) is None
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ OPTIONS = {
     "model": "mobilenet_v3_small",
 }
 STEPS = 4  # of an epoch: 36 images in batches of 8
-FEW = [1, 4, 5]  # the first, the last of an epoch, one after it
-CUTS = [*FEW, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (2, 3, 6, 7, 8))]
+QUICK = [("torchvision", 4), ("dali", 5)]  # the last of an epoch, and one after it; all others are slow
+CUTS = [(loader, cut) for loader in ("torchvision", "dali") for cut in range(1, 2 * STEPS + 1)]
 
 
 @pytest.fixture
@@ -60,8 +60,9 @@ def curves(folder) -> list[tuple]:
     return [tuple(line.get(k) for k in ("step", "train/loss", "train/top1", "val/loss", "val/top1")) for line in lines]
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize(
+    ("loader", "cut"), [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CUTS]
+)
 def test_stopped_after_any_step(call, whole, tmp_path, signalled, monkeypatch, capsys, loader, cut):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
@@ -88,7 +89,9 @@ def test_stopped_after_any_step(call, whole, tmp_path, signalled, monkeypatch, c
     assert [(r["step"], r["top1"], r["loss"]) for r in again] == [(r["step"], r["top1"], r["loss"]) for r in records]
 
 
-@pytest.mark.parametrize("part", ["random", "loader", "optimizer", "ema", "sums"])
+@pytest.mark.parametrize(
+    "part", ["random", *(pytest.param(part, marks=pytest.mark.slow) for part in ("loader", "optimizer", "ema", "sums"))]
+)
 def test_each_part_of_the_state_matters(call, tmp_path, signalled, monkeypatch, part):
     """The control: with one part lost, the run ends elsewhere, or the curves do."""
     options = OPTIONS | {"epochs": 1, "schedule.warmup_epochs": 0}
