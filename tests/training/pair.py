@@ -1,6 +1,7 @@
 """Two processes that do what a test asks of them, together: started once, since starting torch takes seconds."""
 
 import contextlib
+import faulthandler
 import importlib
 import io
 import os
@@ -8,7 +9,7 @@ import socket
 import traceback
 from multiprocessing import get_context, set_start_method
 
-PATIENCE = 120
+PATIENCE = 60
 """Seconds until a pair that does not answer has failed."""
 
 
@@ -66,10 +67,12 @@ def serve(rank: int, tasks, answers) -> None:
             os.environ.pop(key, None)
             if port is not None:
                 os.environ[key] = str(value)
+        faulthandler.dump_traceback_later(PATIENCE / 2)  # where it hangs, if it does
         try:
             answers.put((getattr(module, name)(*args, **kwargs), None))
         except BaseException:
             answers.put((None, traceback.format_exc()))
+        faulthandler.cancel_dump_traceback_later()
 
 
 @contextlib.contextmanager
