@@ -1,5 +1,6 @@
 """What both loaders promise alike: the length and order of epochs, what may be resumed, what is refused."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Sequence
@@ -7,6 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from pcpad.data.batch import EvalTransform
+
+
+# A forked worker must not collect a pipeline or a process group of its parent's: it would wait for threads that it does
+# not have.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def check_crop(transform: EvalTransform) -> None:

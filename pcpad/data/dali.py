@@ -4,8 +4,6 @@ Evaluation gives the pixels of ``pcpad.data.reference``, with one exception: at 
 where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of CMYK.
 """
 
-import gc
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,9 +25,6 @@ from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, 
 from pcpad.ragged import RaggedBatch
 
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
-
-# A forked process must not collect a pipeline of its parent's: it would wait for threads it does not have.
-os.register_at_fork(after_in_child=gc.freeze)
 
 
 class EvalLoader:
