@@ -9,7 +9,6 @@ import numpy as np
 
 from pcpad.data.batch import EvalTransform
 
-
 # A forked worker must not collect a pipeline or a process group of its parent's: it would wait for threads that it does
 # not have.
 os.register_at_fork(after_in_child=gc.freeze)
