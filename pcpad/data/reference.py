@@ -1,7 +1,7 @@
 """The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
 
 import math
-import signal
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -24,6 +24,7 @@ from pcpad.data.native import (
     native_sides,
     train_order,
 )
+from pcpad.data.workers import heed_only, start_method
 from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -123,7 +124,7 @@ class EvalLoader:
         self._keys = _Keys(files, batch_size)
         self._keys.order, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, keep_workers=False)
+        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, world, keep_workers=False)
         self._progress = Progress()
 
     def __len__(self) -> int:
@@ -178,7 +179,7 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, keep_workers=True)
+        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, world, keep_workers=True)
         self._progress = Progress()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -294,20 +295,12 @@ def _collate(samples: list, ragged: bool = False) -> tuple[Tensor, Tensor, Tenso
     return batch.canvas, rows, batch.extents
 
 
-def _outlive_signals(_: int) -> None:
-    """What ends a job is often sent to all its processes: a worker serves on until the training has stopped by itself.
-
-    That takes a step and a checkpoint; a worker that is still there after two minutes ends.
-    """
-    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        signal.signal(getattr(signal, name), lambda *_: signal.alarm(120))
-
-
 def _data_loader(
     samples: _Samples,
     keys: _Keys,
     workers: int,
     device: torch.device,
+    world: int,
     keep_workers: bool,
 ) -> DataLoader:
     return DataLoader(
@@ -315,9 +308,10 @@ def _data_loader(
         batch_sampler=keys,
         collate_fn=partial(_collate, ragged=isinstance(samples.transform, (NativeTransform, NativeTrainTransform))),
         num_workers=workers,
+        multiprocessing_context=start_method(world) if workers > 0 else None,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=partial(heed_only, os.getpid()),
         # Without one of its own, a DataLoader draws its base seed from torch's global generator.
         generator=torch.Generator(),
     )

@@ -139,7 +139,7 @@ def train_epoch(training: Training) -> None:
     watch = Watch(training)
     every = max(1, training.steps // 10)
     peak = peak_rate(settings.optim, settings.batch_size)
-    batches = iter(job.train_loader.epoch(state.epoch))
+    batches = job.train_loader.epoch(state.epoch)
     try:
         for i in range(state.step_in_epoch, training.steps):
             before = job.train_loader.state()

@@ -58,7 +58,7 @@ def serve(rank: int, tasks, answers) -> None:
     """Do tasks until there are no more."""
     import torch
 
-    set_start_method("fork", force=True)  # of the loaders' workers: as in a process that was not spawned
+    set_start_method("fork", force=True)  # of a single process's loader: as in a process that was not spawned
     torch.set_num_threads(1)
     module = importlib.import_module("tests.training.tasks")
     for name, args, kwargs, port in iter(tasks.get, None):
