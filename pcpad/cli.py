@@ -1,4 +1,4 @@
-"""The command line: pcpad train | eval | inspect. Parses settings, runs a command, turns a mistake into one message."""
+"""The command line of pcpad: parses settings, runs a command, turns a mistake into one message."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
-from pcpad.config import EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
+from pcpad.config import CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
 
 # No torch here: --help and a misspelt option must not wait for it.
 
@@ -17,8 +17,9 @@ COMMANDS = {
     "train": "train one network with one padding, evaluate and record it",
     "eval": "evaluate a run, or a model with weights, over paddings and sizes",
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
+    "data check": "decode every image of a data set once and name the damaged ones",
 }
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:8}{text}\n" for name, text in COMMANDS.items())
+USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
 
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"pcpad {__version__}")
         return 0
-    command, rest = argv[0], argv[1:]
+    words = 2 if any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else 1
+    command, rest = " ".join(argv[:words]), argv[words:]
     try:
         return run(command, rest)
     except ModuleNotFoundError as error:
@@ -52,6 +54,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = train_settings(rest)
         elif command == "eval":
             settings = parse(EvalSettings, rest, command)
+        elif command == "data check":
+            settings = parse(CheckSettings, rest, command)
         else:
             first = ["--model", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(InspectSettings, first, command)
@@ -69,6 +73,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.inspection import inspect_model
 
             inspect_model(settings)
+        elif command == "data check":
+            from pcpad.data.check import check
+
+            check(settings)
         else:
             from pcpad.evaluation.run import evaluate
 
@@ -281,7 +289,7 @@ def normalise(argv: list[str], known: dict[str, type]) -> list[str]:
         if arg.startswith("--config="):
             out += ["--config", arg[len("--config=") :]]
             continue
-        if arg == "--data" or arg.startswith("--data="):
+        if "data.name" in known and (arg == "--data" or arg.startswith("--data=")):
             arg = "--data.name" + arg[len("--data") :]
         out.append(arg)
         is_flag = bool in (known.get(arg[2:]), *typing.get_args(known.get(arg[2:])))

@@ -41,6 +41,9 @@ class DataSettings:
     check: Literal["auto", "all", "none"] = aside("auto")
     """Decode every image once before use, remembered by size and time of change: `auto` checks the validation images,
     and the training images up to 60,000; `all` every image."""
+    exclude: str | None = aside(None)
+    """In training: a file that names damaged training images, one a line, which are left out; `pcpad data check --out
+    FILE` writes it, and every record states their number."""
 
     def __post_init__(self):
         check(self.workers is None or self.workers >= 1, "data.workers", self.workers, "at least 1")
@@ -294,6 +297,8 @@ class EvalSettings:
     def __post_init__(self):
         check_size(self.size)
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        if self.data.exclude is not None:
+            raise ValueError("--data.exclude is for training: validation images are never left out")
         if (self.run is None) == (self.model is None):
             raise ValueError("say what to evaluate: either --run DIR, or --model NAME with --weights")
         if self.run is not None and self.weights is not None:
@@ -324,6 +329,21 @@ class InspectSettings:
         check_size(self.size)
         if self.model is None:
             raise ValueError("say which model: pcpad inspect NAME")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Decode every image of a data set once, name the damaged ones and remember the others."""
+
+    data: str = "auto"
+    """As in train, or a folder of class folders."""
+    workers: int | None = None
+    """Threads that decode; the number of cores if not given."""
+    out: str | None = None
+    """Write the names of damaged training images to this file, so that `pcpad train --data.exclude` leaves them out."""
+
+    def __post_init__(self):
+        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
 
 
 def to_dict(settings, *, result_only: bool = False) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
+from pcpad.progress import Progress, say
 from pcpad.training import checkpoint
-from pcpad.training.logbook import Progress, say
 
 
 @dataclass
@@ -166,7 +166,7 @@ def options(subject: Subject, padding: str) -> dict:
 
 def subject_of_run(settings: EvalSettings) -> Subject:
     """The model of a run, from its checkpoint."""
-    from pcpad.training.run import read_run
+    from pcpad.training.runfolder import read_run
 
     folder = Path(settings.run)
     run = read_run(folder)
@@ -204,6 +204,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
             "step": content["step"],
             "ema": ema,
             "seed": trained["seed"],
+            "excluded": run.get("excluded", 0),
             "padding_trained": trained["padding"],
         },
     )

@@ -4,8 +4,9 @@ import numpy as np
 
 from pcpad.evaluation.counts import Counts, Interrupted, count
 from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.progress import Progress, say
 from pcpad.training.guard import diverged
-from pcpad.training.logbook import Logbook, Progress, say
+from pcpad.training.logbook import Logbook
 from pcpad.training.signals import code_of
 
 
@@ -63,6 +64,7 @@ def epoch_record(training, counts: Counts) -> dict:
         checkpoint="epoch",
         step=training.state.step,
         seed=settings.seed,
+        excluded=job.data.excluded,
         canvas_padding=round(job.val_loader.share_of_padding, 4),
     )
 

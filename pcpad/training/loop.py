@@ -12,12 +12,13 @@ from pcpad.config import TrainSettings, to_dict
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.catalogue import DataSet
 from pcpad.evaluation.counts import autocast
+from pcpad.progress import say
 from pcpad.ragged import RaggedBatch
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
 from pcpad.training.guard import gradients_are_finite, not_finite
-from pcpad.training.logbook import Logbook, say
+from pcpad.training.logbook import Logbook
 from pcpad.training.optimizer import make_optimizer, peak_rate
 from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped, code_of, name_of

@@ -1,38 +1,33 @@
 """pcpad train: from settings to a trained, evaluated, recorded model."""
 
-import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from torch import nn
 
 from pcpad import models, weights
-from pcpad.config import TrainSettings, differences, digest, to_dict, yaml_text
+from pcpad.config import TrainSettings, digest
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.catalogue import NAMED, DataSet, open_for_training
+from pcpad.data.damage import DamagedImageError
 from pcpad.data.loaders import choose_loader, default_workers
-from pcpad.data.manifest import check_images, image_sizes
+from pcpad.data.manifest import check_images, image_sizes, leave_out
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_transform
-from pcpad.environment import commit, hardware, num_cores, pick_device, versions
-from pcpad.folders import result_folder
-from pcpad.padding import SurgeryReport, convert
+from pcpad.environment import hardware, num_cores, pick_device
+from pcpad.padding import convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
-from pcpad.training import checkpoint, lock
+from pcpad.progress import say
+from pcpad.training import checkpoint
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
-from pcpad.training.lock import locked
-from pcpad.training.logbook import say
 from pcpad.training.loop import Job, fit
 from pcpad.training.optimizer import peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
+from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
 from pcpad.training.signals import Stopped
 
 CHECK_TRAIN_UP_TO = 60_000
@@ -67,7 +62,12 @@ def train_in(world: World, device: torch.device, settings: TrainSettings) -> Pat
         settings,
         model=str(name),
         padding=canonical(settings.padding),
-        data=replace(settings.data, loader=loader_name, name=absolute(settings.data.name)),
+        data=replace(
+            settings.data,
+            loader=loader_name,
+            name=absolute(settings.data.name),
+            exclude=settings.data.exclude and str(Path(settings.data.exclude).expanduser().resolve()),
+        ),
     )
     if settings.weights and Path(settings.weights).is_file():
         settings = replace(settings, weights=str(Path(settings.weights).resolve()))
@@ -79,7 +79,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings) -> Pat
 
     if settings.resume:
         read_run(Path(settings.resume))
-    data = world.on_main(lambda: open_for_training(settings.data.name))
+    data = world.on_main(lambda: data_of(settings))
     folder = world.on_main(lambda: Path(settings.resume) if settings.resume else new_run_folder(settings, data.name))
     with ExitStack() as stack:
         world.on_main(lambda: stack.enter_context(own_folder(folder, settings)) and None)
@@ -92,6 +92,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings) -> Pat
             "val_digest": data.val.digest,
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
+            "excluded": data.excluded,
         }
         resume = None
         if settings.resume:
@@ -196,43 +197,6 @@ def make_deterministic(settings: TrainSettings) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-@contextmanager
-def own_folder(folder: Path, settings: TrainSettings) -> Iterator[None]:
-    """The run's folder for this start alone; on an error without a checkpoint what was made in it is removed."""
-    with locked(folder):
-        if not settings.resume:
-            refuse_occupied(folder, settings)
-        Shelf(folder).sweep_temporary()
-        with result_folder(folder, f"{checkpoint.FOLDER}/last.pt"):
-            yield
-
-
-def choose_checkpoint(folder: Path, settings: TrainSettings, facts: dict, world: World) -> Path:
-    """The checkpoint to go on from: the newest intact one; with another number of processes, of an epoch's end.
-
-    Raises:
-        ValueError: there is none, or the run has other settings or images.
-    """
-    shelf = Shelf(folder)
-    content, path, damaged = shelf.newest()
-    if content is not None and content["world"] != world.size and content["step_in_epoch"]:
-        was = f"the run was stopped inside epoch {content['epoch'] + 1}, with {content['world']} processes"
-        now = f"with {world.size} it can go on from the end of an epoch only"
-        content, path, more = shelf.newest(only_epoch_ends=True)
-        damaged += [one for one in more if one not in damaged]
-        if content is None:
-            raise ValueError(f"--resume {folder}: {was}; {now}, and there is no checkpoint of one yet")
-        say(f"note: {was}; {now}: what was done after step {content['step']} is done again")
-    for text in damaged:
-        say(f"warning: {text}; going on from the checkpoint before it")
-    if content is None:
-        raise ValueError(f"--resume {folder}: there is no checkpoint in it: the run was not trained for an epoch")
-    check_resume(folder, settings, facts)
-    inside = f" and {content['step_in_epoch']} steps" if content["step_in_epoch"] else ""
-    say(f"resuming {folder} after epoch {content['epoch']}{inside} (step {content['step']})")
-    return path
-
-
 def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: EvalTransform, device, world: World):
     """The training and the evaluation loader of one module, for this process's shard."""
     shared = {
@@ -277,6 +241,17 @@ def which_data(settings: TrainSettings) -> str:
     return f"data: {name}, recipe: {settings.recipe} ({other})"
 
 
+def data_of(settings: TrainSettings) -> DataSet:
+    """The images to train and to evaluate on, less those that data.exclude names; a run that goes on has its copy."""
+    data, file = open_for_training(settings.data.name), settings.data.exclude
+    if file is None:
+        return data
+    if settings.resume and read_run(Path(settings.resume))["settings"]["data"].get("exclude") == file:
+        file = Path(settings.resume, EXCLUDED)
+    train = leave_out(data.train, Path(file))
+    return replace(data, train=train, excluded=len(data.train) - len(train))
+
+
 def check_data(data: DataSet, settings: TrainSettings) -> DataSet:
     """Decode images before they are needed, so that a damaged one costs no training time."""
     wanted = settings.data.check
@@ -286,104 +261,21 @@ def check_data(data: DataSet, settings: TrainSettings) -> DataSet:
         if wanted == "all" or len(data.train) <= CHECK_TRAIN_UP_TO:
             splits.append(("train", data.train))
     workers = settings.data.workers or num_cores()
-    done = sum(check_images(manifest, workers) for _, manifest in splits)
+    done = 0
+    for split, manifest in splits:
+        try:
+            done += check_images(manifest, workers)
+        except DamagedImageError as error:
+            if split == "val":
+                raise
+            way = f"pcpad data check --data {settings.data.name} --out FILE, then --data.exclude FILE"
+            raise ValueError(f"{error}; or leave such training images out: {way}") from None
     checked = f"; decoded {done:,} of them as a check" if done else ""
-    say(f"images: {len(data.train):,} train, {len(data.val):,} val, {len(data.classes)} classes{checked}")
+    left_out = f" ({data.excluded:,} left out)" if data.excluded else ""
+    say(f"images: {len(data.train):,} train{left_out}, {len(data.val):,} val, {len(data.classes)} classes{checked}")
     return data
 
 
 def count_parameters(model: nn.Module) -> int:
     """Number of weights."""
     return sum(p.numel() for p in model.parameters())
-
-
-def new_run_folder(settings: TrainSettings, data: str) -> Path:
-    """Where a run goes: ``--out``, or a name below runs/ that says what it is and when it began.
-
-    Raises:
-        ValueError: ``--out`` is there and not empty.
-    """
-    if settings.out is None:
-        short = settings.model.partition("/")[2].replace("/", "_")
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{short}-{settings.padding}-{data}-s{settings.seed}-{stamp}"
-    folder = Path(settings.out)
-    refuse_occupied(folder, settings)
-    return folder
-
-
-def refuse_occupied(folder: Path, settings: TrainSettings) -> None:
-    """Raise ValueError unless a new run can go to `folder`: it is not there, or empty but for its lock.
-
-    If a run is there, the message says what is different in it.
-    """
-    if not folder.exists() or (folder.is_dir() and not {path.name for path in folder.iterdir()} - {lock.NAME}):
-        return
-    if not (folder / "run.json").is_file():
-        raise ValueError(f"{folder} exists and is not empty: choose another --out")
-    changed = changed_settings(read_run(folder), settings)
-    raise ValueError(
-        f"{folder} exists and is not empty: it holds a run with "
-        + (f"other settings ({'; '.join(changed)}): choose another --out, " if changed else "these settings: ")
-        + f"{'or ' if changed else ''}continue it with --resume {folder}"
-        + ("" if changed else ", or choose another --out")
-    )
-
-
-def write_run(
-    folder: Path,
-    settings: TrainSettings,
-    facts: dict,
-    data: DataSet,
-    surgery: SurgeryReport,
-    device: torch.device,
-    world: World,
-) -> None:
-    """Write settings.yaml, run.json (what the run is) and surgery.json (what convert did)."""
-    (folder / "settings.yaml").write_text(yaml_text(replace(settings, out=None)))
-    about = {
-        "id": f"{folder.resolve().name}-{uuid4().hex[:6]}",
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        **facts,
-        "data": data.name,
-        "settings": to_dict(settings),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(device),
-        "processes": world.size,
-    }
-    (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")
-    (folder / "surgery.json").write_text(json.dumps(surgery.to_dict(), indent=1) + "\n")
-
-
-def read_run(folder: Path) -> dict:
-    """``run.json`` of a run's folder; raises ValueError if there is none."""
-    path = Path(folder) / "run.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: there is no {path}")
-    return json.loads(path.read_text())
-
-
-def check_resume(folder: Path, settings: TrainSettings, facts: dict) -> None:
-    """Raise ValueError unless settings and data are those the run was started with; names every difference."""
-    old = read_run(folder)
-    if old["settings_digest"] != facts["settings_digest"]:
-        raise ValueError(
-            f"--resume {folder}: the run has other settings: {'; '.join(changed_settings(old, settings))}; "
-            "start a new run to change them"
-        )
-    for key in ("train_digest", "val_digest", "classes"):
-        if old[key] != facts[key]:
-            raise ValueError(
-                f"--resume {folder}: the images are not those the run was started with ({key.replace('_', ' ')} "
-                "differs); restore them, or start a new run"
-            )
-
-
-def changed_settings(old: dict, settings: TrainSettings) -> list[str]:
-    """Lines ``"name: was -> is"`` of what is different from a run's settings and changes a result."""
-    now = json.loads(json.dumps(to_dict(settings, result_only=True)))
-    before = {key: value for key, value in old["settings"].items() if key in now}
-    lines = [line for line in differences(before, now) if not line.startswith("data.")]
-    was, now_is = before["data"].get("loader"), now["data"].get("loader")
-    return [*lines, *([f"data.loader: {was} -> {now_is}"] if was != now_is else [])]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from pcpad.data.batch import Batch
 from pcpad.environment import memory_mb
+from pcpad.progress import Progress
 from pcpad.training.distributed import World
-from pcpad.training.logbook import Progress
 
 
 class Watch:
