@@ -88,6 +88,8 @@ def run(command: str, rest: list[str]) -> int:
             raise
         return fail(str(error), 1)
     except RuntimeError as error:
+        if "does not have a deterministic implementation" in str(error):
+            return fail(f"deterministic=true cannot be kept here: {str(error).split('.')[0]}", 1)
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         return fail("the GPU has too little memory: lower --batch_size, or use --amp bf16", 1)

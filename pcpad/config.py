@@ -223,7 +223,7 @@ class TrainSettings:
     sync_bn: bool = False
     """Batch statistics over all processes, on GPUs."""
     deterministic: bool = False
-    """Only algorithms that give the same bits every time, and an error where there is none; slower on a GPU."""
+    """Only algorithms that give the same bits every time, and an error where there is none; often slower on a GPU."""
     out: str | None = aside(None)
     """The run's folder; a new one below runs/ if not given."""
     resume: str | None = aside(None)

@@ -1,5 +1,7 @@
 """A small data set, and the command line in an empty folder."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,12 @@ from pcpad.cli import main
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    """`make_stripes`, once for a module."""
+    return make_stripes(tmp_path_factory.mktemp("stripes"))
+
+
+def make_stripes(root: Path) -> Path:
     """Three classes told apart by the direction of their stripes; 12 and 7 images each."""
-    root = tmp_path_factory.mktemp("stripes")
     rng = np.random.default_rng(0)
     for split, n in (("train", 12), ("val", 7)):
         for name in ("across", "down", "none"):

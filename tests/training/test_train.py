@@ -13,6 +13,7 @@ from pcpad.config import ScheduleSettings
 from pcpad.evaluation.record import read_records
 from pcpad.training import loop
 from pcpad.training.schedule import learning_rate
+from tests.training.conftest import difference
 
 LOADERS = ["torchvision", "dali"]
 
@@ -148,6 +149,36 @@ def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
     average = next(v for k, v in kept["ema"].items() if k.endswith(name))
     assert not torch.equal(average, start[name])  # it moved
     assert not torch.equal(average, kept["model"][name])  # and is an average
+
+
+def test_deterministic_runs_are_the_same_bit_for_bit(call, tmp_path):
+    """Weights, optimizer, averages and counts; another seed is the control."""
+    options = {"deterministic": "true", "padding": "replicate", "ema": 0.9}
+    try:
+        for out, seed in (("a", 3), ("b", 3), ("c", 4)):
+            assert call("train", **options, out=out, seed=seed) == 0
+            assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    a, b, c = (torch.load(tmp_path / out / "checkpoints/last.pt") for out in "abc")
+    assert difference(a, b) is None
+    assert difference(a["model"], c["model"]) is not None
+    assert call("train", **options | {"deterministic": "false"}, out="d", seed=3) == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_torch_cannot_do_deterministically_is_said(call, monkeypatch, capsys):
+    """As CUDA's backward pass of reflect padding does."""
+    text = "reflection_pad2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_"
+
+    def refuse(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("pcpad.training.loop.backward", refuse)
+    assert call("train") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("pcpad: error: deterministic=true cannot be kept here: reflection_pad2d_backward_cuda ")
+    assert err.count("\n") == 1
 
 
 def test_a_run_outlives_the_weights_it_started_from(call, tmp_path):
