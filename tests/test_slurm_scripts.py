@@ -1,4 +1,4 @@
-"""scripts/slurm without a Slurm: which runs and commands come of a call, what is refused. tests/slurm has a real one."""
+"""scripts/slurm without a Slurm: which commands come of a call, and what is refused. tests/slurm has a real one."""
 
 import importlib.util
 import pickle
