@@ -88,6 +88,8 @@ def run(command: str, rest: list[str]) -> int:
             raise
         return fail(str(error), 1)
     except RuntimeError as error:
+        if "gloo/transport" in str(error) or "ncclRemoteError" in str(error):
+            return fail("the connection to another process of this training is lost", 1, told=False)
         if "does not have a deterministic implementation" in str(error):
             return fail(f"deterministic=true cannot be kept here: {str(error).split('.')[0]}", 1)
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
@@ -117,13 +119,18 @@ def start_training(settings: TrainSettings, argv: list[str]) -> int:
     return 0
 
 
-def fail(message: str, code: int) -> int:
-    """Print an error to stderr and return the exit code; a process that was launched leaves it for the launcher."""
-    told = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if told and "PCPAD_STATUS" in os.environ:
+def fail(message: str, code: int, told: bool = True) -> int:
+    """Print an error to stderr and return the exit code; a process that was launched leaves it for the launcher.
+
+    Args:
+        told: False for what the launcher knows better: which process was the first to end.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and "PCPAD_STATUS" in os.environ:
         import json
 
-        Path(told).write_text(json.dumps({"message": message, "timestamp": "0"}))
+        if told:
+            Path(file).write_text(json.dumps({"message": message, "timestamp": "0"}))
         os._exit(code)  # at once: the threads of the others' connections do not survive an orderly end
     else:
         print(f"pcpad: error: {message}", file=sys.stderr, flush=True)

@@ -104,6 +104,21 @@ def test_a_signal_to_the_launcher(data, whole, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_is_killed_is_named_without_a_traceback(data, tmp_path, which):
+    process = start(tmp_path, **options(data, "cut"))
+    for line in process.stdout:
+        if line.startswith("epoch 2/4 step 2"):
+            break
+    ranks = [pid for pid in family(process.pid) if b"\0train\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(ranks[which], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"pcpad: error: the process of rank {which} was killed by SIGKILL: memory?" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_mistake_is_told_once(data, tmp_path):
     process = start(tmp_path, **options(data, "run", padding="partail"))
     out, err = process.communicate(timeout=120)
@@ -175,6 +190,10 @@ def test_a_launched_process_leaves_its_message_to_the_launcher(tmp_path, monkeyp
     assert ended == [1]
     assert json.loads((tmp_path / "error.json").read_text())["message"] == "no such file"
     assert capsys.readouterr().err == ""
+    (tmp_path / "error.json").unlink()
+    fail("the connection to another process is lost", 1, told=False)  # torchrun knows which has ended
+    assert ended == [1, 1]
+    assert not (tmp_path / "error.json").exists()
     monkeypatch.delenv(launch.STATUS)  # under a torchrun of the user's own
     assert fail("no such file", 1) == 1
     assert capsys.readouterr().err == "pcpad: error: no such file\n"
