@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval inspect tensorboard test test-full test-zoo test-gpu lint format lock
+.PHONY: help setup train eval inspect tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -41,14 +41,21 @@ tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)
 
 test: $(READY) ## the tests, without GPU and network
-	@$(PY) -m pytest -m "not gpu and not slow" -q $(ARGS)
+	@$(PY) -m pytest -m "not gpu and not slow and not slurm" -q $(ARGS)
 
 test-full: $(READY) ## the slow tests and one model of each family of the zoo; goes on where it stopped
 	@$(PY) -m tests.zoo.run --families
-	@$(PY) -m pytest -m "slow and not gpu" -q --done=experiments/full_tests/passed.jsonl $(ARGS)
+	@$(PY) -m pytest -m "slow and not gpu and not slurm" -q --done=experiments/full_tests/passed.jsonl $(ARGS)
 
 test-zoo: $(READY) ## prove the surgery on every model of timm and torchvision, hours; goes on where it stopped
 	@$(PY) -m tests.zoo.run $(ARGS)
+
+test-slurm: $(READY) ## the tests against a real Slurm of one node, which is started for them (needs root, slurm-wlm, munge)
+	@set -e; folder=$$(mktemp -d); sh scripts/slurm/local.sh start $$folder; trap "sh scripts/slurm/local.sh stop $$folder" EXIT; \
+		SLURM_CONF=$$folder/slurm.conf $(PY) -m pytest -m slurm -q $(ARGS) tests/slurm
+
+test-soak: $(READY) ## kill a run of two processes 30 times, damage its checkpoints: it still ends as an undisturbed one
+	@$(PY) -m tests.training.soak $(ARGS)
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU
 	@$(PY) -m pytest -m gpu -q $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line: pcpad train | eval | inspect. Parses settings, runs a command, turns a mistake into one message."""
+"""The command line of pcpad: parses settings, runs a command, turns a mistake into one message."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
-from pcpad.config import EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
+from pcpad.config import CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
 
 # No torch here: --help and a misspelt option must not wait for it.
 
@@ -17,8 +17,9 @@ COMMANDS = {
     "train": "train one network with one padding, evaluate and record it",
     "eval": "evaluate a run, or a model with weights, over paddings and sizes",
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
+    "data check": "decode every image of a data set once and name the damaged ones",
 }
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:8}{text}\n" for name, text in COMMANDS.items())
+USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
 
@@ -33,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"pcpad {__version__}")
         return 0
-    command, rest = argv[0], argv[1:]
+    words = 2 if any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else 1
+    command, rest = " ".join(argv[:words]), argv[words:]
     try:
         return run(command, rest)
     except ModuleNotFoundError as error:
@@ -52,6 +54,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = train_settings(rest)
         elif command == "eval":
             settings = parse(EvalSettings, rest, command)
+        elif command == "data check":
+            settings = parse(CheckSettings, rest, command)
         else:
             first = ["--model", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(InspectSettings, first, command)
@@ -64,13 +68,15 @@ def run(command: str, rest: list[str]) -> int:
         return fail(str(error), 2)
     try:
         if command == "train":
-            from pcpad.training.run import train
-
-            train(settings)
-        elif command == "inspect":
+            return start_training(settings, rest)
+        if command == "inspect":
             from pcpad.inspection import inspect_model
 
             inspect_model(settings)
+        elif command == "data check":
+            from pcpad.data.check import check
+
+            check(settings)
         else:
             from pcpad.evaluation.run import evaluate
 
@@ -82,15 +88,52 @@ def run(command: str, rest: list[str]) -> int:
             raise
         return fail(str(error), 1)
     except RuntimeError as error:
+        if "gloo/transport" in str(error) or "ncclRemoteError" in str(error):
+            return fail("the connection to another process of this training is lost", 1, told=False)
+        if "does not have a deterministic implementation" in str(error):
+            return fail(f"deterministic=true cannot be kept here: {str(error).split('.')[0]}", 1)
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         return fail("the GPU has too little memory: lower --batch_size, or use --amp bf16", 1)
     return 0
 
 
-def fail(message: str, code: int) -> int:
-    """Print an error to stderr and return the exit code."""
-    print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
+def start_training(settings: TrainSettings, argv: list[str]) -> int:
+    """Train here, or start the processes that do; returns the exit code."""
+    from pcpad.training.signals import Stopped
+
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if (settings.gpus > 1 or settings.nodes > 1) and not launched:
+        from pcpad.training.launch import launch
+
+        return launch(settings, argv)
+    from pcpad.training.run import train
+
+    try:
+        train(settings)
+    except Stopped as stop:
+        if launched:  # the launcher reports it; torchrun takes any other code for a failure
+            return 0
+        print(f"pcpad: {stop}", file=sys.stderr, flush=True)
+        return stop.exit_code
+    return 0
+
+
+def fail(message: str, code: int, told: bool = True) -> int:
+    """Print an error to stderr and return the exit code; a process that was launched leaves it for the launcher.
+
+    Args:
+        told: False for what the launcher knows better: which process was the first to end.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and "PCPAD_STATUS" in os.environ:
+        import json
+
+        if told:
+            Path(file).write_text(json.dumps({"message": message, "timestamp": "0"}))
+        os._exit(code)  # at once: the threads of the others' connections do not survive an orderly end
+    else:
+        print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
     return code
 
 
@@ -255,7 +298,7 @@ def normalise(argv: list[str], known: dict[str, type]) -> list[str]:
         if arg.startswith("--config="):
             out += ["--config", arg[len("--config=") :]]
             continue
-        if arg == "--data" or arg.startswith("--data="):
+        if "data.name" in known and (arg == "--data" or arg.startswith("--data=")):
             arg = "--data.name" + arg[len("--data") :]
         out.append(arg)
         is_flag = bool in (known.get(arg[2:]), *typing.get_args(known.get(arg[2:])))

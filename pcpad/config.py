@@ -41,6 +41,9 @@ class DataSettings:
     check: Literal["auto", "all", "none"] = aside("auto")
     """Decode every image once before use, remembered by size and time of change: `auto` checks the validation images,
     and the training images up to 60,000; `all` every image."""
+    exclude: str | None = aside(None)
+    """In training: a file that names damaged training images, one a line, which are left out; `pcpad data check --out
+    FILE` writes it, and every record states their number."""
 
     def __post_init__(self):
         check(self.workers is None or self.workers >= 1, "data.workers", self.workers, "at least 1")
@@ -91,7 +94,9 @@ class OptimSettings:
     """SGD with momentum."""
 
     lr: float = 0.1
-    """Peak learning rate."""
+    """Peak learning rate, of a batch of any size, or of lr_batch_size."""
+    lr_batch_size: int | None = None
+    """Where given, the rate is lr * batch_size / lr_batch_size: the linear rule of Goyal et al., arXiv:1706.02677."""
     momentum: float = 0.9
     """Momentum."""
     nesterov: bool = False
@@ -103,6 +108,8 @@ class OptimSettings:
 
     def __post_init__(self):
         check(0 < self.lr < float("inf"), "optim.lr", self.lr, "positive and finite")
+        batch = self.lr_batch_size
+        check(batch is None or batch >= 1, "optim.lr_batch_size", batch, "at least 1")
         check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in 0..1, 1 excluded")
         check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         check(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false without momentum")
@@ -128,6 +135,24 @@ class ScheduleSettings:
         check(self.step_epochs > 0, "schedule.step_epochs", self.step_epochs, "positive")
         check(0 < self.gamma <= 1, "schedule.gamma", self.gamma, "above 0 and at most 1")
         check(self.min_lr >= 0, "schedule.min_lr", self.min_lr, "at least 0")
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """Checkpoints: one after every epoch, and these."""
+
+    every_minutes: float = 15.0
+    """Also inside an epoch, this long after the last one."""
+    every_steps: int | None = None
+    """Also inside an epoch, after so many optimizer steps."""
+    keep: int = 2
+    """How many of the newest stay, beside the best and the last epoch's."""
+
+    def __post_init__(self):
+        check(self.every_minutes > 0, "save.every_minutes", self.every_minutes, "above 0")
+        steps = self.every_steps
+        check(steps is None or steps >= 1, "save.every_steps", steps, "at least 1")
+        check(self.keep >= 1, "save.keep", self.keep, "at least 1")
 
 
 def check_size(size: int | None) -> None:
@@ -166,9 +191,11 @@ class TrainSettings:
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 192
-    """Images of one optimizer step, over all processes."""
+    """Images of one optimizer step, over all processes and all parts."""
+    accumulate: int = 1
+    """Parts in which a process computes its share of a batch, one after the other, where memory is short."""
     eval_batch_size: int | None = aside(None)
-    """Images of one evaluation step; batch_size if not given."""
+    """Images of one evaluation step of a process; its share of batch_size if not given."""
     label_smoothing: float = 0.0
     """Of the cross-entropy."""
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -188,11 +215,21 @@ class TrainSettings:
     device: Literal["auto", "cuda", "cpu", "mps"] = aside("auto")
     """`auto` is cuda where there is an NVIDIA GPU, else cpu."""
     gpus: int = aside(1)
-    """Processes, one for each GPU."""
+    """Processes of this machine, one for each GPU; more than one are started by torchrun."""
+    nodes: int = aside(1)
+    """Machines; the same command is given on each, with the same rendezvous."""
+    rendezvous: str | None = aside(None)
+    """Where the machines meet: host:port of one of them."""
+    sync_bn: bool = False
+    """Batch statistics over all processes, on GPUs."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time, and an error where there is none; often slower on a GPU."""
     out: str | None = aside(None)
     """The run's folder; a new one below runs/ if not given."""
     resume: str | None = aside(None)
-    """Continue the run in this folder at its last finished epoch, with its settings."""
+    """Continue the run in this folder after its last checkpoint, with its settings."""
+    save: SaveSettings = field(default_factory=SaveSettings, metadata={"result": False})
+    """When checkpoints are written, and how many are kept."""
     log_seconds: float = aside(10.0)
     """Seconds between two log lines where the output is no terminal."""
 
@@ -209,10 +246,11 @@ class TrainSettings:
         check(self.log_seconds >= 0, "log_seconds", self.log_seconds, "at least 0")
         total = self.schedule.warmup_epochs
         check(total <= self.epochs, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})")
-        if self.gpus != 1:
-            raise ValueError(
-                f"gpus={self.gpus}: training on several GPUs is not supported yet; use one process (GPUS=1)"
-            )
+        check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+        check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
+        check(self.nodes >= 1, "nodes", self.nodes, "at least 1")
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"nodes={self.nodes} need --rendezvous host:port, the same on each of them")
 
 
 @dataclass(frozen=True)
@@ -259,6 +297,8 @@ class EvalSettings:
     def __post_init__(self):
         check_size(self.size)
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        if self.data.exclude is not None:
+            raise ValueError("--data.exclude is for training: validation images are never left out")
         if (self.run is None) == (self.model is None):
             raise ValueError("say what to evaluate: either --run DIR, or --model NAME with --weights")
         if self.run is not None and self.weights is not None:
@@ -289,6 +329,21 @@ class InspectSettings:
         check_size(self.size)
         if self.model is None:
             raise ValueError("say which model: pcpad inspect NAME")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Decode every image of a data set once, name the damaged ones and remember the others."""
+
+    data: str = "auto"
+    """As in train, or a folder of class folders."""
+    workers: int | None = None
+    """Threads that decode; the number of cores if not given."""
+    out: str | None = None
+    """Write the names of damaged training images to this file, so that `pcpad train --data.exclude` leaves them out."""
+
+    def __post_init__(self):
+        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
 
 
 def to_dict(settings, *, result_only: bool = False) -> dict[str, Any]:

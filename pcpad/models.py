@@ -120,6 +120,15 @@ def zero_init_residual(model: nn.Module) -> None:
             nn.init.zeros_(module.bn2.weight)
 
 
+def sync_batch_norm(model: nn.Module, name: ModelName) -> nn.Module:
+    """The model with batch statistics over all processes, by its library's own conversion; GPUs only."""
+    if name.library == "timm":
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(model)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
 def build_as_published(name: ModelName, weights: str) -> nn.Module:
     """A model with weights and as many classes as they have; raises like `build`."""
     if not Path(weights).is_file() and is_path(weights):

@@ -10,11 +10,15 @@ import torch
 from torch import nn
 
 
+class DamagedFileError(ValueError):
+    """A file of weights that is damaged, or was never one; the message names it."""
+
+
 def read_file(path: str) -> dict:
     """A checkpoint's content, without running any code that it may hold.
 
     Raises:
-        ValueError: the file is damaged, no checkpoint, or holds code.
+        DamagedFileError: the file is damaged or no checkpoint. ValueError: it holds code.
     """
     if str(path).endswith(".safetensors"):
         from safetensors import SafetensorError
@@ -23,7 +27,7 @@ def read_file(path: str) -> dict:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no intact safetensors file ({error})") from error
+            raise DamagedFileError(f"{path} is no intact safetensors file ({error})") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about foreign pickles before it refuses them
@@ -37,7 +41,7 @@ def read_file(path: str) -> dict:
                 f"{path} was refused: it holds more than tensors ({name}), and pcpad never runs code from a file; "
                 "save the plain state dict of a model you trust instead"
             ) from None
-        raise ValueError(f"{path} is no intact checkpoint ({type(error).__name__})") from error
+        raise DamagedFileError(f"{path} is no intact checkpoint ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not the state dict of a model")
     return content

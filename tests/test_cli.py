@@ -67,6 +67,7 @@ def test_base_states_every_recipe_key_at_its_default():
     base = yaml.safe_load((CONFIGS[0].parent / "base.yaml").read_text().replace("amp: off", "amp: 'off'"))
     defaults = to_dict(TrainSettings())
     aside = {"model", "padding", "power", "on_small", "reset_head", "data", "preprocess", "seed"}
+    aside |= {"sync_bn", "deterministic"}
     assert set(base) == set(to_dict(TrainSettings(), result_only=True)) - aside
     base["optim"]["weight_decay"] = float(base["optim"]["weight_decay"])  # YAML 1.1 takes 1e-4 for a word
     assert base == {k: defaults[k] for k in base}
@@ -102,7 +103,11 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["trian"], "unknown command 'trian': choose from train, eval, inspect; did you mean 'train'?"),
+        (["trian"], "unknown command 'trian': choose from train, eval, inspect, data check; did you mean 'train'?"),
+        (
+            ["data", "chek"],
+            "unknown command 'data chek': choose from train, eval, inspect, data check; did you mean 'data check'?",
+        ),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (
@@ -115,7 +120,8 @@ def test_help_explains_every_option(capsys):
         (["train", "--optim.lr", "-1"], "optim.lr must be positive and finite, not -1"),
         (["train", "--augment.scale", "[0.5,0.2]"], "augment.scale must be a range within 0..1"),
         (["train", "--schedule.warmup_epochs", "200"], "schedule.warmup_epochs must be at most epochs"),
-        (["train", "--gpus", "2"], "gpus=2: training on several GPUs is not supported yet"),
+        (["train", "--gpus", "0"], "gpus must be at least 1, not 0"),
+        (["train", "--nodes", "2"], "nodes=2 need --rendezvous host:port, the same on each of them"),
         (["train", "resnet50"], "unexpected argument 'resnet50'"),
         (["train", "--recipe", "papr"], "unknown recipe 'papr': choose from"),
         (["train", "--recipe", "no/such.yaml"], "recipe 'no/such.yaml': no such file"),

@@ -9,9 +9,10 @@ import pcpad
 from pcpad import models
 from pcpad.cli import parse
 from pcpad.config import TrainSettings
-from pcpad.training.loop import train_step
+from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.optimizer import make_optimizer
 from pcpad.training.schedule import learning_rate
+from pcpad.training.state import State
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -27,9 +28,9 @@ def test_one_step_of_every_recipe(path):
         pcpad.convert(model, settings.padding)
         images = torch.zeros(settings.batch_size, 3, settings.size, settings.size)
         labels = torch.zeros(settings.batch_size, dtype=torch.int64)
-    optimizer = make_optimizer(model, settings.optim)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    loss, _ = train_step(model, images, labels, optimizer, scaler, "off", settings.label_smoothing)
+    state = State(model, make_optimizer(model, settings.optim), torch.amp.GradScaler("cpu", enabled=False), None)
+    loss, _ = backward(model, images, labels, state.scaler, "off", settings.label_smoothing)
+    optimizer_step(state)
     assert loss.shape == ()
     last = settings.epochs * 100 - 1
     assert 0 <= learning_rate(last, settings.schedule, settings.optim.lr, settings.epochs, 100) < settings.optim.lr

@@ -8,7 +8,8 @@ from torch import nn
 
 import pcpad
 from pcpad.environment import pick_device
-from pcpad.training.loop import train_step
+from pcpad.training.loop import backward, optimizer_step
+from pcpad.training.state import State
 
 pytestmark = pytest.mark.gpu
 
@@ -59,7 +60,11 @@ def test_an_amp_channels_last_step(mode, amp):
     scaler = torch.amp.GradScaler("cuda", enabled=amp == "fp16")
     images = torch.randn(16, 3, 64, 64, device="cuda").to(memory_format=torch.channels_last)
     labels = torch.arange(16, device="cuda") % 5
-    losses = [train_step(model, images, labels, optimizer, scaler, amp, 0.0)[0].item() / 16 for _ in range(30)]
+    state, losses = State(model, optimizer, scaler, None), []
+    for _ in range(30):
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(backward(model, images, labels, scaler, amp, 0.0)[0].item() / 16)
+        optimizer_step(state)
     assert losses[-1] < losses[0]
     dtype = torch.bfloat16 if amp == "bf16" else torch.float16
     assert layouts[0][0] == dtype

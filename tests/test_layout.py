@@ -17,7 +17,7 @@ STOREYS = [
     {"data", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
-    {"config", "environment", "folders", ""},
+    {"config", "environment", "folders", "progress", ""},
 ]
 
 

@@ -21,12 +21,14 @@ class DataSet:
         name: as a record states it: ``textures``, ``imagenet`` or the folder's name.
         classes: folder names; the position is the label.
         train, val: the splits; train is None where only an evaluation was asked for.
+        excluded: damaged training images that were left out.
     """
 
     name: str
     classes: tuple[str, ...]
     train: Manifest | None
     val: Manifest
+    excluded: int = 0
 
 
 def imagenet_wnids() -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What both loaders promise alike: the length and order of epochs, what may be resumed, what is refused."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Sequence
@@ -7,6 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pcpad.data.batch import EvalTransform
+
+# A forked worker must not collect a pipeline or a process group of its parent's: it would wait for threads that it does
+# not have.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def check_crop(transform: EvalTransform) -> None:
@@ -61,13 +66,17 @@ def fingerprint(
     return {"loader": loader, "files": digest.hexdigest(), **settings}
 
 
-def check_fingerprint(saved: dict, own: dict) -> None:
+def check_fingerprint(saved: dict, own: dict, other_world: bool = False) -> None:
     """Refuses a saved state whose fingerprint is not the loader's own.
+
+    Args:
+        other_world: another number of ranks may share the images; possible at the start of an epoch only.
 
     Raises:
         ValueError: naming every difference.
     """
-    others = [key for key in own if saved.get(key) != own[key]]
+    free = ("rank", "world", "batch_size") if other_world else ()
+    others = [key for key in own if key not in free and saved.get(key) != own[key]]
     if others:
         differences = "; ".join(f"{key} was {saved.get(key)!r}, is {own[key]!r}" for key in others)
         raise ValueError(
@@ -77,10 +86,11 @@ def check_fingerprint(saved: dict, own: dict) -> None:
 
 
 class Progress:
-    """Where a loader stands: which epoch is next, and whether it can be used at all."""
+    """Where a loader stands: in which epoch, after which batch, and whether it can be used at all."""
 
     def __init__(self) -> None:
-        self._next: int | None = 0
+        self._epoch, self._step = 0, 0
+        self._under_way = False
         self._stopped: str | None = None
 
     def check_usable(self) -> None:
@@ -88,26 +98,37 @@ class Progress:
         if self._stopped is not None:
             raise RuntimeError(f"this loader cannot go on ({self._stopped}); make a new one")
 
-    def start(self, epoch: int) -> None:
-        """Begins an epoch; raises ValueError where another one is next."""
-        self.check_usable()
-        if self._next is None:
-            raise ValueError(f"epoch {epoch} cannot start: the epoch before it was not taken to its end")
-        if epoch != self._next:
-            raise ValueError(f"epoch {epoch} cannot start: epochs come in order, and {self._next} is next")
-        self._next = None
+    def start(self, epoch: int) -> int:
+        """Begins an epoch, or what is left of it; returns the number of batches that were taken before.
 
-    def finish(self, epoch: int) -> None:
-        """Marks the end of an epoch, or of all epochs before a resumed one."""
-        self._next = epoch + 1
+        Raises:
+            ValueError: another epoch is next.
+        """
+        self.check_usable()
+        if self._under_way:
+            raise ValueError(f"epoch {epoch} cannot start: the epoch before it was not taken to its end")
+        if epoch != self._epoch:
+            raise ValueError(f"epoch {epoch} cannot start: epochs come in order, and {self._epoch} is next")
+        self._under_way = True
+        return self._step
+
+    def count(self) -> None:
+        """Marks a batch as taken."""
+        self._step += 1
+
+    def finish(self) -> None:
+        """Marks the end of the epoch."""
+        self._epoch, self._step, self._under_way = self._epoch + 1, 0, False
+
+    def move(self, epoch: int, step: int) -> None:
+        """Goes on in an epoch after so many batches."""
+        self._epoch, self._step, self._under_way = epoch, step, False
 
     def stop(self, why: str) -> None:
         """Refuses all further use."""
         self._stopped = why
 
-    def next_epoch(self) -> int:
-        """Returns the number of the next epoch; raises RuntimeError where one is under way."""
+    def position(self) -> dict[str, int]:
+        """Returns the epoch and the number of its batches that were taken."""
         self.check_usable()
-        if self._next is None:
-            raise RuntimeError("a loader has a state only between epochs; take this one to its end first")
-        return self._next
+        return {"epoch": self._epoch, "step": self._step}

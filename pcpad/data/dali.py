@@ -4,8 +4,6 @@ Evaluation gives the pixels of ``pcpad.data.reference``, with one exception: at 
 where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of CMYK.
 """
 
-import gc
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,9 +25,6 @@ from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, 
 from pcpad.ragged import RaggedBatch
 
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
-
-# A forked process must not collect a pipeline of its parent's: it would wait for threads it does not have.
-os.register_at_fork(after_in_child=gc.freeze)
 
 
 class EvalLoader:
@@ -132,73 +127,93 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._outputs: DALIGenericIterator | None = None  # made by the first epoch, so after restore
         self._checkpoint: bytes | None = None
+        self._since = [0, world]  # epoch and number of ranks that the order of the files was drawn for
         self._progress = Progress()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yields the batches of one epoch. Epochs come in order, and each is taken to its end.
+        """Yields the batches of one epoch, after `restore` those that are left of it.
+
+        Epochs come in order, and each is taken to its end.
 
         Raises:
             ValueError: another epoch is next.
         """
-        self._progress.start(epoch)
+        done = self._progress.start(epoch)
         if self._sides is not None:
-            return self._native_epoch(epoch)
+            return self._native_epoch(epoch, done)
         if self._outputs is None:
-            # Checkpointing changes the order of the files: with it on from the start, resuming does not.
-            settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
-            self._outputs = _outputs(self._graph, self._batch_size, self._workers, self._device, **settings)
-        return self._epoch(epoch)
+            self._outputs = self._pipeline(self._graph)
+        return self._epoch(done)
 
-    def _epoch(self, epoch: int) -> Iterator[Batch]:
+    def _pipeline(self, graph: Callable[[], tuple[DataNode, ...]]) -> DALIGenericIterator:
+        # Checkpointing changes the order of the files: with it on from the start, resuming does not.
+        settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
+        return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
+
+    def _epoch(self, done: int) -> Iterator[Batch]:
         own, outputs = range(len(self._files)), self._outputs
         batches = _batches(outputs, self._files, own, self._labels, self._device, self._progress)
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(batches, done):
             if step < self.steps_per_epoch:
+                self._progress.count()
                 yield batch
         self._checkpoint = outputs.checkpoints()[0]
-        self._progress.finish(epoch)
+        self._progress.finish()
 
-    def _native_epoch(self, epoch: int) -> Iterator[Batch]:
+    def _native_epoch(self, epoch: int, done: int) -> Iterator[Batch]:
         taken = self.steps_per_epoch * self._batch_size
         own = shuffled(len(self._files), self._seed, epoch, self._rank, self._world, taken).tolist()
         own = train_order(own, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
         files = [self._files[index] for index in own]
 
         def graph() -> tuple[DataNode, ...]:
-            encoded, index = fn.readers.file(files=files, labels=own, name="reader", pad_last_batch=True)
+            encoded, index = fn.readers.file(files=files, labels=own, name="reader", seed=0, pad_last_batch=True)
             draws = seeds(self._seed, self._rank, epoch)
             images, sides = native_train_images(encoded, self._transform, self._device, draws)
             return images, index, sides
 
-        outputs = _outputs(graph, self._batch_size, self._workers, self._device)
-        yield from _batches(outputs, self._files, own, self._labels, self._device, self._progress)
-        self._progress.finish(epoch)
+        self._outputs = self._pipeline(graph)
+        own = own[done * self._batch_size :]
+        for batch in _batches(self._outputs, self._files, own, self._labels, self._device, self._progress):
+            self._progress.count()
+            yield batch
+        self._outputs = self._checkpoint = None
+        self._progress.finish()
 
     def _graph(self) -> tuple[DataNode, DataNode]:
+        since = self._since if self._since[0] else []  # the draws of a run that never changed its world
         encoded, index = fn.readers.file(
             files=list(self._files),
             name="reader",
             shard_id=self._rank,
             num_shards=self._world,
+            seed=0,  # not used, but saved
             shuffle_after_epoch=True,
-            shuffle_after_epoch_seed=seeds(self._seed)[0],  # all ranks have to shuffle alike
+            shuffle_after_epoch_seed=seeds(self._seed, *since)[0],  # all ranks have to shuffle alike
             pad_last_batch=True,
         )
-        return train_images(encoded, self._transform, self._device, seeds(self._seed, self._rank)), index
+        return train_images(encoded, self._transform, self._device, seeds(self._seed, self._rank, *since)), index
 
     def state(self) -> dict:
-        """Returns what ``restore`` needs to go on with the next epoch; only between epochs."""
-        return {**self._fingerprint, "epoch": self._progress.next_epoch(), "checkpoint": self._checkpoint}
+        """Returns what ``restore`` needs to go on after the batch that was taken last."""
+        position = self._progress.position()
+        blob = self._outputs.checkpoints()[0] if position["step"] and self._outputs else self._checkpoint
+        return {**self._fingerprint, **position, "since": self._since, "checkpoint": blob}
 
-    def restore(self, state: dict) -> None:
-        """Goes on after the epoch at whose end this rank's ``state`` was taken; call it before any epoch.
+    def restore(self, state: dict, other_world: bool = False) -> None:
+        """Goes on where this rank's ``state`` was taken; call it before any epoch.
+
+        Args:
+            other_world: the state is that of any rank of another number of ranks, at the start of an epoch; the order
+                of the files is drawn anew.
 
         Raises:
             ValueError: the state belongs to other files or settings, or to another rank.
         """
-        check_fingerprint(state, self._fingerprint)
-        self._outputs, self._checkpoint = None, state["checkpoint"]
-        self._progress.finish(state["epoch"] - 1)
+        check_fingerprint(state, self._fingerprint, other_world)
+        self._outputs, self._checkpoint = None, None if other_world else state["checkpoint"]
+        self._since = [state["epoch"], self._world] if other_world else state["since"]
+        self._progress.move(state["epoch"], state["step"])
 
     def close(self) -> None:
         """Frees the pipeline; the loader refuses further use."""

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,7 +120,54 @@ def shorten(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def check_images(manifest: Manifest, workers: int, progress=None) -> int:
+def leave_out(manifest: Manifest, file: Path) -> Manifest:
+    """The images that `file` does not name; it holds one path a line, as `Manifest.paths` has them.
+
+    Raises:
+        ValueError: there is no such file, it names what is no image of this split, or all images of a class.
+    """
+    try:
+        names = [os.fsdecode(line) for line in file.read_bytes().split(b"\n") if line]
+    except OSError as error:
+        raise ValueError(f"the list of images to leave out, {file}, cannot be read: {error.strerror}") from None
+    known = set(manifest.paths)
+    for number, name in enumerate(names, 1):
+        if name not in known:
+            raise ValueError(f"{file}, line {number}: {name!r} is no image in {manifest.root}; make the list anew")
+    out = set(names)
+    kept = np.array([path not in out for path in manifest.paths])
+    emptied = sorted({path.split("/")[0] for path in out} - {p.split("/")[0] for p in known - out})
+    if emptied:
+        way = "repair some, or remove the class from every split"
+        raise ValueError(f"{file} leaves no image of {shorten(emptied)}: {way}")
+    return Manifest(
+        root=manifest.root,
+        paths=tuple(path for path in manifest.paths if path not in out),
+        labels=manifest.labels[kept],
+        sizes=manifest.sizes[kept],
+        times=manifest.times[kept],
+    )
+
+
+def check_images(manifest: Manifest, workers: int) -> int:
+    """`decode_images`, for those who need all of them intact.
+
+    Returns:
+        The number of images that were decoded now.
+
+    Raises:
+        DamagedImageError: naming the first damaged image, its reason, and how many there are.
+    """
+    done, damaged = decode_images(manifest, workers)
+    if damaged:
+        more = f" ({len(damaged)} of {done} images are damaged)" if len(damaged) > 1 else ""
+        raise DamagedImageError(f"{damaged[0]}{more}")
+    return done
+
+
+def decode_images(
+    manifest: Manifest, workers: int, progress: Callable[[int], None] | None = None
+) -> tuple[int, list[DamagedImageError]]:
     """Decode every image that was not found intact before, in parallel, and remember the intact ones.
 
     The cache beside the textures holds path, label, bytes, time, height, width and status of each image that was
@@ -127,20 +175,17 @@ def check_images(manifest: Manifest, workers: int, progress=None) -> int:
 
     Args:
         workers: threads.
-        progress: called with the number of images done, now and then.
+        progress: called after each image with the number of those to be decoded.
 
     Returns:
-        The number of images that were decoded now.
-
-    Raises:
-        DamagedImageError: naming every damaged image (the first few) and the reason of the first.
+        The number of images that were decoded now, and what is wrong with the damaged ones, in the order of the split.
     """
     store = check_store(manifest)
     known = read_checks(store)
     facts = list(zip(manifest.paths, manifest.sizes.tolist(), manifest.times.tolist(), strict=True))
     todo = [i for i, fact in enumerate(facts) if fact not in known]
     if not todo:
-        return 0
+        return 0, []
     files, damaged = manifest.files, []
 
     def look(i: int):
@@ -150,18 +195,15 @@ def check_images(manifest: Manifest, workers: int, progress=None) -> int:
             return i, None, error
 
     with ThreadPoolExecutor(workers) as pool:
-        for done, (i, size, error) in enumerate(pool.map(look, todo), 1):
+        for i, size, error in pool.map(look, todo):
             if error:
                 damaged.append(error)
             else:
                 known[facts[i]] = (int(manifest.labels[i]), *size)
-            if progress and (done % 1000 == 0 or done == len(todo)):
-                progress(done, len(todo))
+            if progress:
+                progress(len(todo))
     write_checks(store, known)
-    if damaged:
-        more = f" ({len(damaged)} of {len(todo)} images are damaged)" if len(damaged) > 1 else ""
-        raise DamagedImageError(f"{damaged[0]}{more}")
-    return len(todo)
+    return len(todo), damaged
 
 
 def image_sizes(manifest: Manifest, workers: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -23,6 +24,7 @@ from pcpad.data.native import (
     native_sides,
     train_order,
 )
+from pcpad.data.workers import heed_only, start_method
 from pcpad.ragged import RaggedBatch
 
 _FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -122,7 +124,7 @@ class EvalLoader:
         self._keys = _Keys(files, batch_size)
         self._keys.order, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, keep_workers=False)
+        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, world, keep_workers=False)
         self._progress = Progress()
 
     def __len__(self) -> int:
@@ -177,44 +179,49 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, keep_workers=True)
+        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, world, keep_workers=True)
         self._progress = Progress()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yields the batches of one epoch. Epochs come in order, and each is taken to its end.
+        """Yields the batches of one epoch, after `restore` those that are left of it.
+
+        Epochs come in order, and each is taken to its end.
 
         Raises:
             ValueError: another epoch is next.
         """
-        self._progress.start(epoch)
-        return self._batches(epoch)
+        return self._batches(epoch, self._progress.start(epoch))
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
         order = shuffled(self._num_files, self._seed, epoch, self._rank, self._world, self._num_taken).tolist()
         if self._sides is not None:
             order = train_order(order, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
-        self._keys.order = order
+        self._keys.order = order[done * self._batch_size :]
         self._keys.epoch = epoch
         for item in self._loader:
             if isinstance(item, DamagedImageError):
                 self.close()
                 self._progress.stop(str(item))
                 raise item
+            self._progress.count()
             yield self._finish(item)
-        self._progress.finish(epoch)
+        self._progress.finish()
 
     def state(self) -> dict:
-        """Returns what ``restore`` needs to go on with the next epoch; only between epochs."""
-        return {**self._fingerprint, "epoch": self._progress.next_epoch()}
+        """Returns what ``restore`` needs to go on after the batch that was taken last."""
+        return {**self._fingerprint, **self._progress.position()}
 
-    def restore(self, state: dict) -> None:
-        """Goes on after the epoch at whose end ``state`` was taken; call it before the first epoch.
+    def restore(self, state: dict, other_world: bool = False) -> None:
+        """Goes on where ``state`` was taken; call it before the first epoch.
+
+        Args:
+            other_world: the state is that of any rank of another number of ranks, at the start of an epoch.
 
         Raises:
             ValueError: the state belongs to other files or settings.
         """
-        check_fingerprint(state, self._fingerprint)
-        self._progress.finish(state["epoch"] - 1)
+        check_fingerprint(state, self._fingerprint, other_world)
+        self._progress.move(state["epoch"], state["step"])
 
     def close(self) -> None:
         """Ends the worker processes; the loader refuses further use."""
@@ -293,6 +300,7 @@ def _data_loader(
     keys: _Keys,
     workers: int,
     device: torch.device,
+    world: int,
     keep_workers: bool,
 ) -> DataLoader:
     return DataLoader(
@@ -300,8 +308,10 @@ def _data_loader(
         batch_sampler=keys,
         collate_fn=partial(_collate, ragged=isinstance(samples.transform, (NativeTransform, NativeTrainTransform))),
         num_workers=workers,
+        multiprocessing_context=start_method(world) if workers > 0 else None,
         persistent_workers=keep_workers and workers > 0,
         pin_memory=torch.device(device).type == "cuda",
+        worker_init_fn=partial(heed_only, os.getpid()),
         # Without one of its own, a DataLoader draws its base seed from torch's global generator.
         generator=torch.Generator(),
     )

@@ -1,7 +1,7 @@
 """Accuracy as exact integer counts over every image once."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -40,6 +40,18 @@ class Counts:
     seconds: float
 
 
+class Interrupted(Exception):
+    """An evaluation was asked to stop.
+
+    Attributes:
+        code: what the question was answered with.
+    """
+
+    def __init__(self, code: int):
+        super().__init__("the evaluation was asked to stop")
+        self.code = code
+
+
 def count(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -50,7 +62,8 @@ def count(
     amp: str = "off",
     channels_last: bool = True,
     world: World | None = None,
-    progress=None,
+    progress: Callable[[], None] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Counts:
     """Evaluate a model: integer counts over exactly `expected` images.
 
@@ -63,9 +76,11 @@ def count(
         num_classes: outputs of the model.
         amp: ``"off"``, ``"bf16"`` or ``"fp16"``.
         progress: called after each batch.
+        stop: asked before each batch; all processes stop where one answers other than 0.
 
     Raises:
-        RuntimeError: an image was seen twice or not at all.
+        RuntimeError: an image was seen twice or not at all. Interrupted: `stop` said so. ValueError, OSError: a process
+            could not read an image; on all of them.
     """
     world = world or World()
     k = min(5, num_classes)
@@ -75,7 +90,7 @@ def count(
     model.eval()
     start = time.perf_counter()
     with torch.inference_mode():
-        for batch in batches:
+        for batch in in_step(batches, world, stop):
             if len(batch.index) == 0:
                 continue
             images = batch.images.to(memory_format=torch.channels_last) if channels_last else batch.images
@@ -106,6 +121,26 @@ def count(
         loss=float(world.sum(losses)) / expected,
         seconds=time.perf_counter() - start,
     )
+
+
+def in_step(batches: Iterable[Batch], world: World, stop: Callable[[], int] | None) -> Iterator[Batch]:
+    """This process's batches, while all processes take theirs: they end together where one fails or is to stop."""
+    iterator = iter(batches)
+    while True:
+        batch, error = None, None
+        try:
+            batch = next(iterator, None)
+        except Exception as failure:
+            error = failure
+        more, failed, code = world.agree(batch is not None, error is not None, stop() if stop else 0)
+        if code:
+            raise Interrupted(code)
+        if failed:
+            world.share(error)
+        if batch is not None:
+            yield batch
+        elif not more:
+            return
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:

@@ -53,7 +53,7 @@ def make_record(
         checkpoint: ``last``, ``best``, ``epoch`` (during training), or the weights' name.
         run_digest: settings digest of the run, which says how the weights came to be.
         weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
-        excluded: images of the split left out.
+        excluded: damaged training images that were left out when the weights were trained.
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
     """
     preprocess = asdict(transform)

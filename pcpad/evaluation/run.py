@@ -22,8 +22,8 @@ from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
+from pcpad.progress import Progress, say
 from pcpad.training import checkpoint
-from pcpad.training.logbook import Progress, say
 
 
 @dataclass
@@ -166,12 +166,13 @@ def options(subject: Subject, padding: str) -> dict:
 
 def subject_of_run(settings: EvalSettings) -> Subject:
     """The model of a run, from its checkpoint."""
-    from pcpad.training.run import read_run
+    from pcpad.training.runfolder import read_run
 
     folder = Path(settings.run)
     run = read_run(folder)
     trained = run["settings"]
-    content = checkpoint.load(folder / f"{settings.checkpoint}.pt")
+    path = folder / checkpoint.FOLDER / f"{settings.checkpoint}.pt"
+    content = checkpoint.load(path)
     ema = content["ema"] is not None if settings.ema is None else settings.ema
     if ema and content["ema"] is None:
         raise ValueError(f"{folder} has no averaged weights: it was trained without --ema")
@@ -180,7 +181,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
     model = models.create(name, len(run["classes"]))
     if trained["weights"]:
         models.scale_input(model, name)
-    weights.load_state(model, weights.unwrap(state), f"{folder}/{settings.checkpoint}.pt")
+    weights.load_state(model, weights.unwrap(state), str(path))
     preprocess = PreprocessSettings(**trained["preprocess"])
     return Subject(
         name=name,
@@ -203,6 +204,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
             "step": content["step"],
             "ema": ema,
             "seed": trained["seed"],
+            "excluded": run.get("excluded", 0),
             "padding_trained": trained["padding"],
         },
     )

@@ -1,52 +1,8 @@
-"""What a run shows and writes while it trains: a progress bar or plain lines, TensorBoard, JSON lines."""
+"""The curves that a run writes while it trains: TensorBoard and JSON lines."""
 
 import json
-import os
-import sys
-import time
 import warnings
 from pathlib import Path
-
-
-class Progress:
-    """Progress of one epoch: a bar on a terminal, a plain line every `seconds` elsewhere."""
-
-    def __init__(self, title: str, total: int, seconds: float):
-        self.title, self.total, self.seconds = title, total, seconds
-        self.done, self.last = 0, time.monotonic()
-        self.bar = None
-        if has_terminal():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, desc=title, unit="step", leave=False, dynamic_ncols=True)
-
-    def step(self, text) -> None:
-        """Count one step; ``text()`` is called only when something is shown."""
-        self.done += 1
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update()
-            if now - self.last >= 0.5:
-                self.bar.set_postfix_str(text())
-                self.last = now
-        elif now - self.last >= self.seconds:
-            say(f"{self.title} step {self.done}/{self.total}  {text()}")
-            self.last = now
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self.bar is not None:
-            self.bar.close()
-
-
-def has_terminal() -> bool:
-    """Whether stderr is a terminal with room for a bar; some launchers give one without columns."""
-    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
-
-
-def say(text: str) -> None:
-    """Print one line at once, so that a log file is never behind."""
-    print(text, flush=True)
 
 
 class Logbook:

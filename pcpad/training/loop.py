@@ -1,25 +1,29 @@
 """The training loop: steps are the only clock, an epoch ends with an evaluation, a record and a checkpoint."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pcpad.config import TrainSettings, to_dict
-from pcpad.data.batch import EvalTransform
+from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.catalogue import DataSet
-from pcpad.environment import memory_mb
-from pcpad.evaluation.counts import Counts, autocast, count
-from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.evaluation.counts import autocast
+from pcpad.progress import say
 from pcpad.ragged import RaggedBatch
-from pcpad.training import checkpoint
-from pcpad.training.distributed import World
-from pcpad.training.logbook import Logbook, Progress, say
-from pcpad.training.optimizer import make_optimizer
+from pcpad.training.checkpoint import Shelf
+from pcpad.training.distributed import World, parallel
+from pcpad.training.ending import finish_epoch, say_result
+from pcpad.training.guard import gradients_are_finite, not_finite
+from pcpad.training.logbook import Logbook
+from pcpad.training.optimizer import make_optimizer, peak_rate
 from pcpad.training.schedule import learning_rate
+from pcpad.training.signals import Signals, Stopped, code_of, name_of
+from pcpad.training.state import State, make_average, seed_epoch
+from pcpad.training.watch import Watch
 
 
 @dataclass
@@ -38,32 +42,55 @@ class Job:
     folder: Path
 
 
-def train_step(
-    model: nn.Module,
-    images: Tensor | RaggedBatch,
-    labels: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    amp: str,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """One forward, backward and optimizer step.
+class Training:
+    """A job under way: its state, the model as it is called, and what it writes to.
 
-    Args:
-        images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
-        labels: int64 ``(B,)``.
-
-    Returns:
-        Sum of the loss over the batch (float32) and number of correct predictions (int64), both 0-d on the device.
+    Attributes:
+        steps: optimizer steps of an epoch.
+        saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
     """
-    with autocast(images.device, amp):
-        logits = model(images)
-        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    return loss.detach() * len(labels), (logits.argmax(1) == labels).sum()
+
+    def __init__(self, job: Job, run: dict, resume: dict | None, signals: Signals):
+        settings, world = job.settings, job.world
+        self.job, self.run, self.signals = job, run, signals
+        self.steps = job.train_loader.steps_per_epoch // settings.accumulate
+        optimizer = make_optimizer(job.model, settings.optim)
+        scaler = torch.amp.GradScaler(job.device.type, enabled=settings.amp == "fp16")
+        self.state = State(job.model, optimizer, scaler, make_average(job.model, settings.ema))
+        if resume:
+            self.state.load(resume, world)
+        self.model = parallel(job.model, job.device, world)
+        self.call = torch.compile(self.model) if settings.compile else self.model
+        self.shelf = Shelf(job.folder, settings.save.keep)
+        self.book = Logbook(job.folder, self.state.step) if world.is_main else None
+        self.saved = time.monotonic(), self.state.step
+
+    def save(self, loader: dict, best: bool = False) -> None:
+        """Write a checkpoint; all processes have to call it, the main one writes.
+
+        Args:
+            loader: the state of this process's training loader after the last step.
+        """
+        state, world = self.state, self.job.world
+        content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"]}
+        world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
+        self.saved = time.monotonic(), state.step
+
+    def wants_save(self) -> bool:
+        """Whether a checkpoint inside the epoch is due; the main process decides for all."""
+        save, state = self.job.settings.save, self.state
+        before, step = self.saved
+        if not self.job.world.is_main or state.step_in_epoch in (0, self.steps) or state.step == step:
+            return False
+        due = save.every_steps is not None and state.step % save.every_steps == 0
+        return due or time.monotonic() - before >= 60 * save.every_minutes
+
+    def stop(self, code: int, loader: dict) -> Stopped:
+        """Save, and return what is to be raised."""
+        name, step = name_of(code), self.state.step
+        if step == 0 or self.state.step_in_epoch:  # else the end of the epoch is saved, with its result
+            self.save(loader)
+        return Stopped(name, f"stopped by {name} after step {step}; all that is needed to go on is saved")
 
 
 def fit(job: Job, run: dict, resume: dict | None = None) -> None:
@@ -74,215 +101,141 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         resume: a checkpoint to continue from.
 
     Raises:
-        ValueError: the loss is no longer finite, or an image is damaged. OSError: a file cannot be written.
+        ValueError: the loss or the gradient is no longer finite, or an image is damaged. OSError: a file cannot be
+            written. Stopped: a signal has asked for it, and a checkpoint was written.
     """
-    settings, device, world = job.settings, job.device, job.world
-    model = job.model
-    optimizer = make_optimizer(model, settings.optim)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-    average = make_average(model, settings.ema)
-    epoch, step, best = 0, 0, {"top1": -1, "epoch": 0}
-    unevaluated = False  # an epoch was trained, and its evaluation failed
-    if resume:
-        epoch, step, best = resume["epoch"], resume["step"], resume["best"]
-        model.load_state_dict(resume["model"])
-        optimizer.load_state_dict(resume["optimizer"])
-        scaler.load_state_dict(resume["scaler"])
-        if average is not None:
-            average.load_state_dict(resume["ema"])
-        job.train_loader.restore(resume["loaders"][world.rank])
-        unevaluated = resume["top1"] is None
-        if epoch >= settings.epochs and not unevaluated:
-            say(f"the run is finished: {epoch} of {settings.epochs} epochs")
-            return
-    call = torch.compile(model) if settings.compile else model
-    book = Logbook(job.folder, step)
-
-    def state(counts: Counts | None) -> dict:
-        return {
-            "epoch": epoch,
-            "step": step,
-            "best": best,
-            "top1": counts and counts.top1,
-            "n": counts and counts.n,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "ema": average and average.state_dict(),
-            "loaders": world.collect(job.train_loader.state()),
-            "settings_digest": run["settings_digest"],
-            "world": world.size,
-        }
-
-    counts = None
-    while unevaluated or epoch < settings.epochs:
-        if not unevaluated:
-            step = train_epoch(job, call, optimizer, scaler, average, book, epoch, step)
-            epoch += 1
-        unevaluated = False
-        evaluated = average.module if average is not None else model
-        try:
-            counts = validate(job, evaluated)
-        except ValueError:
-            checkpoint.save(job.folder / "last.pt", state(None))  # the epoch's work is not lost with its evaluation
-            raise
-        if not np.isfinite(counts.loss):
-            raise diverged(job, f"the validation loss is {counts.loss} after epoch {epoch}")
-        improved = counts.top1 > best["top1"]
-        if improved:
-            best = {"top1": counts.top1, "epoch": epoch}
-        record = make_record(
-            counts,
-            model=job.model_name,
-            num_classes=len(job.data.classes),
-            padding=settings.padding,
-            padding_trained=settings.padding,
-            power=settings.power,
-            on_small=settings.on_small,
-            transform=job.transform,
-            data=job.data.name,
-            manifest_digest=job.data.val.digest,
-            run_digest=run["settings_digest"],
-            weights_digest=run["weights_digest"],
-            loader=settings.data.loader,
-            device=device,
-            amp=settings.amp,
-            ema=average is not None,
-            run=run["id"],
-            checkpoint="epoch",
-            step=step,
-            seed=settings.seed,
-            canvas_padding=round(job.val_loader.share_of_padding, 4),
-        )
-        write_record(job.folder, record, counts)
-        report_epoch(book, counts, epoch, settings.epochs, step)
-        if improved:  # first: a last.pt that names a best epoch must not be without it
-            checkpoint.save(job.folder / "best.pt", state(counts))
-        checkpoint.save(job.folder / "last.pt", state(counts))
-    results = {
-        "top1": 100 * counts.top1 / counts.n,
-        "best_top1": 100 * best["top1"] / counts.n,
-        "loss": counts.loss,
-    }
-    book.hyperparameters(to_dict(settings, result_only=True), results)
-    book.close()
-    say_result(job, counts, best)
-
-
-def train_epoch(job: Job, call, optimizer, scaler, average, book: Logbook, epoch: int, step: int) -> int:
-    """Train one epoch from step number `step`; returns the number of the step after it."""
-    settings, device = job.settings, job.device
-    steps = job.train_loader.steps_per_epoch
-    job.model.train()
-    # Dropout and the like start anew in every epoch, so that a resumed epoch is the one that was interrupted.
-    torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch, job.world.rank]).generate_state(1)[0]))
-    progress = Progress(f"epoch {epoch + 1}/{settings.epochs}", steps, settings.log_seconds)
-    loss_sum, hits = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-    images_done, waited, every = 0, 0.0, max(1, steps // 10)
-    mark = (time.perf_counter(), loss_sum, hits, 0, 0.0)  # where the last log entry ended
-
-    def since_mark() -> dict[str, float]:
-        n = max(images_done - mark[3], 1)
-        seconds = time.perf_counter() - mark[0]
-        loss, correct = float(loss_sum - mark[1]) / n, int(hits - mark[2])
-        if not np.isfinite(loss):
-            raise diverged(job, f"the loss is {loss} at step {step} (epoch {epoch + 1})")
-        return {
-            "train/loss": loss,
-            "train/top1": 100 * correct / n,
-            "train/images_per_second": n / seconds,
-            "train/data_wait_percent": 100 * (waited - mark[4]) / seconds,
-            "train/lr": optimizer.param_groups[0]["lr"],
-            "train/memory_mb": memory_mb(device),
-        }
-
-    def text() -> str:
-        v = since_mark()
-        return (
-            f"loss {v['train/loss']:.3f}  lr {v['train/lr']:.4g}  {v['train/images_per_second']:.0f} images/s  "
-            f"data wait {v['train/data_wait_percent']:.0f}%"
-        )
-
-    batches = iter(job.train_loader.epoch(epoch))
-    try:
-        for i in range(steps):
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings.schedule, settings.optim.lr, settings.epochs, steps)
-            images = batch.images.to(memory_format=torch.channels_last) if settings.channels_last else batch.images
-            loss, correct = train_step(
-                call, images, batch.labels, optimizer, scaler, settings.amp, settings.label_smoothing
-            )
-            if average is not None:
-                average.update(job.model, step=step)
-            loss_sum, hits = loss_sum + loss, hits + correct
-            images_done += len(batch.labels)
-            step += 1
-            progress.step(text)
-            if (i + 1) % every == 0 or i + 1 == steps:
-                book.scalars(step, since_mark())
-                mark = (time.perf_counter(), loss_sum, hits, images_done, waited)
-        next(batches, None)  # let the loader finish its epoch
-    finally:
-        progress.close()
-    return step
-
-
-def diverged(job: Job, what: str) -> ValueError:
-    """The error of a training that has left the finite numbers."""
-    kept = "the last checkpoint is kept" if (job.folder / "last.pt").exists() else "there is no checkpoint yet"
-    advice = "try a lower --optim.lr, a --schedule.warmup_epochs, or --amp off"
-    return ValueError(f"{what}: training has diverged; {kept}; {advice}")
-
-
-def validate(job: Job, model: nn.Module) -> Counts:
-    """Evaluate on the validation split."""
     settings = job.settings
-    progress = Progress("evaluation", len(job.val_loader), settings.log_seconds)
+    if resume and resume["epoch"] >= settings.epochs:
+        say(f"the run is finished: {resume['epoch']} of {settings.epochs} epochs")
+        return
+    if resume:
+        states = [rank["loader"] for rank in resume["ranks"]]
+        moved = resume["world"] != job.world.size
+        job.train_loader.restore(states[0 if moved else job.world.rank], other_world=moved)
+    with Signals() as signals:
+        training = Training(job, run, resume, signals)
+        state = training.state
+        while state.epoch < settings.epochs:
+            if state.step_in_epoch < training.steps:
+                train_epoch(training)
+            counts = finish_epoch(training)
+        if job.world.is_main:
+            results = {
+                "top1": 100 * counts.top1 / counts.n,
+                "best_top1": 100 * state.best["top1"] / counts.n,
+                "loss": counts.loss,
+            }
+            training.book.hyperparameters(to_dict(settings, result_only=True), results)
+            training.book.close()
+            say_result(job, counts, state.best)
+
+
+def train_epoch(training: Training) -> None:
+    """Train what is left of an epoch; a stop that was asked for comes after a whole step."""
+    job, state, settings, world = training.job, training.state, training.job.settings, training.job.world
+    job.model.train()
+    if state.step_in_epoch == 0:
+        seed_epoch(settings.seed, state.epoch, world.rank)
+        state.sums = state.new_sums()
+    watch = Watch(training)
+    every = max(1, training.steps // 10)
+    peak = peak_rate(settings.optim, settings.batch_size)
+    batches = job.train_loader.epoch(state.epoch)
     try:
-        return count(
-            model,
-            job.val_loader,
-            expected=len(job.data.val),
-            num_classes=len(job.data.classes),
-            device=job.device,
-            amp=settings.amp,
-            channels_last=settings.channels_last,
-            world=job.world,
-            progress=lambda: progress.step(str),
-        )
+        for i in range(state.step_in_epoch, training.steps):
+            before = job.train_loader.state()
+            parts, error = watch.fetch(batches, settings.accumulate)
+            check_agreed(training, before, error)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, settings.schedule, peak, settings.epochs, training.steps)
+            train_on(training, parts)
+            state.step += 1
+            state.step_in_epoch = i + 1
+            watch.step(sum(len(part.labels) for part in parts))
+            if (i + 1) % every == 0 or i + 1 == training.steps:
+                watch.write()
+        _, error = watch.fetch(batches, 0)  # let the loader finish its epoch
+        check_agreed(training, job.train_loader.state(), error)
     finally:
-        progress.close()
+        watch.close()
 
 
-def make_average(model: nn.Module, decay: float | None):
-    """timm's moving average of the weights, or None."""
-    if decay is None:
-        return None
-    from timm.utils import ModelEmaV3
+def check_agreed(training: Training, loader: dict, error: Exception | None) -> None:
+    """What all processes decide alike between two steps: whether one has failed to read, to stop, to save.
 
-    return ModelEmaV3(model, decay=decay)
+    Args:
+        loader: the state of this process's loader after the last step.
+        error: what this process met when it read the next batch. After a signal it is not looked at: the system may
+            have stopped the workers too.
+    """
+    world = training.job.world
+    asked = code_of(training.signals.asked)
+    failed, stop, save = world.agree(error is not None, asked, training.wants_save())
+    if stop:
+        raise training.stop(stop, loader)
+    if failed:
+        world.share(error)
+    if save:
+        training.save(loader)
 
 
-def report_epoch(book: Logbook, counts: Counts, epoch: int, epochs: int, step: int) -> None:
-    """One line and the curves of an epoch's evaluation."""
-    values = {"val/top1": 100 * counts.top1 / counts.n, "val/loss": counts.loss, "epoch": float(epoch)}
-    top5 = ""
-    if counts.top5 is not None:
-        values["val/top5"] = 100 * counts.top5 / counts.n
-        top5 = f", top-5 {percent(counts.top5, counts.n)}"
-    book.scalars(step, values)
-    say(f"epoch {epoch}/{epochs}: top-1 {percent(counts.top1, counts.n)}{top5}, loss {counts.loss:.3f}")
+def train_on(training: Training, parts: list[Batch]) -> None:
+    """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
+    job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
+
+    def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one part; whether the gradients of all processes are joined in it."""
+        part = parts[number]
+        with nullcontext() if joins or world.size == 1 else training.model.no_sync():
+            images = part.images.to(memory_format=torch.channels_last) if settings.channels_last else part.images
+            scaler, smoothing = state.scaler, settings.label_smoothing
+            return backward(training.call, images, part.labels, scaler, settings.amp, smoothing, len(parts))
+
+    state.optimizer.zero_grad(set_to_none=True)
+    passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
+    loss, hits = (sum(values) for values in zip(*passes, strict=True))
+    fine = bool(torch.isfinite(loss)) and (state.scaler.is_enabled() or gradients_are_finite(job.model))
+    if any(world.agree(not fine)):
+
+        def alone() -> None:
+            state.optimizer.zero_grad(set_to_none=True)
+            for number in range(len(parts)):
+                pass_over(number, joins=False)
+
+        raise not_finite(training, float(loss) / sum(len(part.labels) for part in parts), alone)
+    optimizer_step(state)
+    state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
 
 
-def say_result(job: Job, counts: Counts, best: dict) -> None:
-    """The last lines: the result beside chance, and where it lies."""
-    chance = np.bincount(counts.label, minlength=len(job.data.classes)).max() / counts.n
-    say(
-        f"result: top-1 {percent(counts.top1, counts.n)} at the last epoch with {job.settings.padding} padding; "
-        f"chance is {100 * chance:.2f}%; best epoch {best['epoch']}: {100 * best['top1'] / counts.n:.2f}%"
-    )
-    say(f"run: {job.folder}")
-    say(f"next: make eval RUN={job.folder} SIZES={job.settings.size},{2 * job.settings.size} PADS=zeros,partial")
+def backward(
+    model: nn.Module,
+    images: Tensor | RaggedBatch,
+    labels: Tensor,
+    scaler: torch.amp.GradScaler,
+    amp: str,
+    label_smoothing: float,
+    parts: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward pass of one batch, or of one of the `parts` of equal size that make up a batch.
+
+    Args:
+        images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
+        labels: int64 ``(B,)``.
+
+    Returns:
+        Sum of the loss over the images (float32) and number of correct predictions (int64), both 0-d on the device.
+    """
+    with autocast(images.device, amp):
+        logits = model(images)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    scaler.scale(loss / parts if parts > 1 else loss).backward()
+    return loss.detach() * len(labels), (logits.argmax(1) == labels).sum()
+
+
+def optimizer_step(state: State) -> None:
+    """Update the weights, the loss scale and the moving average from the gradients that are there."""
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.model, step=state.step)

@@ -28,8 +28,22 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay: str) -> list[
     return [g for g in groups if g["params"]]
 
 
+def peak_rate(settings: OptimSettings, batch_size: int) -> float:
+    """The learning rate after warm-up: `lr`, or in proportion to the batch where `lr` is for a batch of another size.
+
+    Args:
+        batch_size: images of one optimizer step, over all processes.
+    """
+    if settings.lr_batch_size is None:
+        return settings.lr
+    return settings.lr * batch_size / settings.lr_batch_size
+
+
 def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.SGD:
-    """SGD with momentum over the model's trainable parameters; raises ValueError if there are none."""
+    """SGD with momentum over the model's trainable parameters; raises ValueError if there are none.
+
+    The learning rate is set before each step.
+    """
     groups = parameter_groups(model, settings.weight_decay, settings.decay)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")

@@ -1,32 +1,34 @@
 """pcpad train: from settings to a trained, evaluated, recorded model."""
 
-import json
 import os
-import sys
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from torch import nn
 
 from pcpad import models, weights
-from pcpad.config import TrainSettings, differences, digest, to_dict, yaml_text
+from pcpad.config import TrainSettings, digest
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.catalogue import NAMED, DataSet, open_for_training
+from pcpad.data.damage import DamagedImageError
 from pcpad.data.loaders import choose_loader, default_workers
-from pcpad.data.manifest import check_images, image_sizes
+from pcpad.data.manifest import check_images, image_sizes, leave_out
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_transform
-from pcpad.environment import commit, hardware, num_cores, pick_device, versions
-from pcpad.folders import result_folder
-from pcpad.padding import SurgeryReport, convert
+from pcpad.environment import hardware, num_cores, pick_device
+from pcpad.padding import convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
+from pcpad.progress import say
 from pcpad.training import checkpoint
-from pcpad.training.distributed import World, this_world
-from pcpad.training.logbook import say
+from pcpad.training.checkpoint import Shelf
+from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
+from pcpad.training.optimizer import peak_rate
+from pcpad.training.requeue import Requeue, tell_launcher
+from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
+from pcpad.training.signals import Stopped
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -35,33 +37,54 @@ CHECK_TRAIN_UP_TO = 60_000
 def train(settings: TrainSettings) -> Path:
     """Train and evaluate one model; returns the run's folder.
 
+    In a process that torchrun has started this is that process's part of it.
+
     Raises:
         ValueError, OSError: for anything the user can mend; a run that has no checkpoint yet leaves nothing behind.
+        Stopped: a signal has asked for it; the run can be resumed.
     """
-    world = this_world()
-    device = pick_device(settings.device)
+    device = own_device(settings)
+    make_deterministic(settings)
+    world = this_world(device)
+    try:
+        return train_in(world, device, settings)
+    finally:
+        world.close()
+
+
+def train_in(world: World, device: torch.device, settings: TrainSettings) -> Path:
+    """`train`, in one of the processes of a world."""
     name = models.resolve(settings.model)
     # images of one size: the fastest kernel is worth finding
-    torch.backends.cudnn.benchmark = not settings.data.native
+    torch.backends.cudnn.benchmark = not settings.data.native and not settings.deterministic
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     settings = replace(
         settings,
         model=str(name),
         padding=canonical(settings.padding),
-        data=replace(settings.data, loader=loader_name, name=absolute(settings.data.name)),
+        data=replace(
+            settings.data,
+            loader=loader_name,
+            name=absolute(settings.data.name),
+            exclude=settings.data.exclude and str(Path(settings.data.exclude).expanduser().resolve()),
+        ),
     )
     if settings.weights and Path(settings.weights).is_file():
         settings = replace(settings, weights=str(Path(settings.weights).resolve()))
     if settings.data.native:
         refuse_filling([settings.padding])
+    check_world(settings, world, device)
     say(which_data(settings))
-    say(f"device: {hardware(device)}; {loader_line}")
+    say(f"device: {which_devices(device, world)}; {loader_line}")
 
-    resume = read_resume(settings) if settings.resume else None
-    data = open_for_training(settings.data.name)
-    folder = Path(settings.resume) if resume else new_run_folder(settings, data.name)
-    with result_folder(folder, "last.pt"):
-        check_data(data, settings)
+    if settings.resume:
+        read_run(Path(settings.resume))
+    data = world.on_main(lambda: data_of(settings))
+    folder = world.on_main(lambda: Path(settings.resume) if settings.resume else new_run_folder(settings, data.name))
+    with ExitStack() as stack:
+        world.on_main(lambda: stack.enter_context(own_folder(folder, settings)) and None)
+        tell_launcher(world, folder)
+        data = world.on_main(lambda: check_data(data, settings))
         transform = models.eval_transform(name, settings.preprocess, settings.size, settings.weights)
         facts = {
             "settings_digest": digest(settings),
@@ -69,9 +92,12 @@ def train(settings: TrainSettings) -> Path:
             "val_digest": data.val.digest,
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
+            "excluded": data.excluded,
         }
-        if resume:
-            check_resume(resume, folder, settings, facts)
+        resume = None
+        if settings.resume:
+            path = world.on_main(lambda: choose_checkpoint(folder, settings, facts, world))
+            resume = checkpoint.load(path)
         torch.manual_seed(settings.seed)
         model = models.build(name, len(data.classes), None if resume else settings.weights, settings.reset_head)
         if settings.zero_init and settings.weights is None:
@@ -79,6 +105,8 @@ def train(settings: TrainSettings) -> Path:
         if settings.weights:
             models.scale_input(model, name)
         surgery = convert(model, settings.padding, power=settings.power, on_small=settings.on_small)
+        if settings.sync_bn:
+            model = models.sync_batch_norm(model, name)
         if settings.data.native:
             multiple = probe_native(model, str(name), settings.padding, settings.size)
             transform = native_transform(transform, multiple)
@@ -86,20 +114,87 @@ def train(settings: TrainSettings) -> Path:
             probe(model, str(name), settings.padding, settings.size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
+        say(which_batch(settings, world))
         if not resume:
-            write_run(folder, settings, facts, data, surgery, device)
+            world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
         say(f"run: {folder}")
         train_loader, val_loader = make_loaders(loader, settings, data, transform, device, world)
         job = Job(settings, str(name), model, data, train_loader, val_loader, transform, device, world, folder)
+        marker = Requeue(folder, world)
         try:
+            marker.clear()
             fit(job, read_run(folder), resume)
+        except Stopped as stop:
+            marker.write(stop)
+            tell_launcher(world, folder, stop)
+            raise
         except KeyboardInterrupt:
-            if (folder / "last.pt").exists():
-                say(f"\nto go on behind the last finished epoch: make train RUN={folder}")
+            if Shelf(folder).all():
+                say(f"\nto go on behind the last checkpoint: make train RUN={folder}")
             raise
         finally:
             train_loader.close()
     return folder
+
+
+def own_device(settings: TrainSettings) -> torch.device:
+    """The device of this process: of several on one machine, each has the GPU of its number."""
+    device = pick_device(settings.device)
+    if device.type != "cuda":
+        return device
+    index = local_rank() if settings.gpus > 1 else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"gpus={settings.gpus}: this machine has {torch.cuda.device_count()} of them")
+    return torch.device("cuda", index)
+
+
+def check_world(settings: TrainSettings, world: World, device: torch.device) -> None:
+    """Refuse a batch that the processes cannot share, and what a CPU cannot do.
+
+    Raises:
+        ValueError: names the batch sizes that fit.
+    """
+    parts = world.size * settings.accumulate
+    if settings.batch_size % parts:
+        lower = settings.batch_size // parts * parts
+        near = " or ".join(str(size) for size in (lower, lower + parts) if size)
+        raise ValueError(
+            f"batch_size={settings.batch_size} is that of all processes together, and cannot be shared by {world.size} "
+            f"processes in {settings.accumulate} parts each: choose {near}"
+        )
+    if settings.sync_bn and device.type != "cuda":
+        raise ValueError(
+            f"sync_bn does not exist on the device {device.type}: torch's SyncBatchNorm takes CUDA tensors only; train "
+            "without it"
+        )
+
+
+def which_devices(device: torch.device, world: World) -> str:
+    """The hardware of one process, and how many there are."""
+    one = hardware(device)
+    return one if world.size == 1 else f"{world.size} processes, each on {one}"
+
+
+def which_batch(settings: TrainSettings, world: World) -> str:
+    """The global batch and where its learning rate comes from, as one line."""
+    share = settings.batch_size // (world.size * settings.accumulate)
+    parts = [f"{world.size} processes"] * (world.size > 1) + [f"{settings.accumulate} parts"] * (
+        settings.accumulate > 1
+    )
+    made = f" = {' x '.join([*parts, f'{share} images'])}" if parts else " images"
+    rate = peak_rate(settings.optim, settings.batch_size)
+    rule = ""
+    if settings.optim.lr_batch_size is not None:
+        rule = f" = {settings.optim.lr:g} x {settings.batch_size} / {settings.optim.lr_batch_size}"
+    return f"batch of a step: {settings.batch_size}{made}; peak learning rate: {rate:g}{rule}"
+
+
+def make_deterministic(settings: TrainSettings) -> None:
+    """Ask torch for algorithms that give the same bits every time."""
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without it
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: EvalTransform, device, world: World):
@@ -115,7 +210,8 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
     if isinstance(transform, NativeTransform):
         augment = NativeTrainTransform(**stated, multiple=transform.multiple)
         sizes, val_sizes = (image_sizes(split, num_cores()) for split in (data.train, data.val))
-    batch, eval_batch = settings.batch_size // world.size, settings.eval_batch_size or settings.batch_size
+    share = settings.batch_size // world.size
+    batch, eval_batch = share // settings.accumulate, settings.eval_batch_size or share
     train, val = data.train, data.val
     train_loader = loader.TrainLoader(
         train.files, train.labels, augment, batch_size=batch, seed=settings.seed, sizes=sizes, **shared
@@ -145,7 +241,18 @@ def which_data(settings: TrainSettings) -> str:
     return f"data: {name}, recipe: {settings.recipe} ({other})"
 
 
-def check_data(data: DataSet, settings: TrainSettings) -> None:
+def data_of(settings: TrainSettings) -> DataSet:
+    """The images to train and to evaluate on, less those that data.exclude names; a run that goes on has its copy."""
+    data, file = open_for_training(settings.data.name), settings.data.exclude
+    if file is None:
+        return data
+    if settings.resume and read_run(Path(settings.resume))["settings"]["data"].get("exclude") == file:
+        file = Path(settings.resume, EXCLUDED)
+    train = leave_out(data.train, Path(file))
+    return replace(data, train=train, excluded=len(data.train) - len(train))
+
+
+def check_data(data: DataSet, settings: TrainSettings) -> DataSet:
     """Decode images before they are needed, so that a damaged one costs no training time."""
     wanted = settings.data.check
     splits = []
@@ -154,87 +261,21 @@ def check_data(data: DataSet, settings: TrainSettings) -> None:
         if wanted == "all" or len(data.train) <= CHECK_TRAIN_UP_TO:
             splits.append(("train", data.train))
     workers = settings.data.workers or num_cores()
-    done = sum(check_images(manifest, workers) for _, manifest in splits)
+    done = 0
+    for split, manifest in splits:
+        try:
+            done += check_images(manifest, workers)
+        except DamagedImageError as error:
+            if split == "val":
+                raise
+            way = f"pcpad data check --data {settings.data.name} --out FILE, then --data.exclude FILE"
+            raise ValueError(f"{error}; or leave such training images out: {way}") from None
     checked = f"; decoded {done:,} of them as a check" if done else ""
-    say(f"images: {len(data.train):,} train, {len(data.val):,} val, {len(data.classes)} classes{checked}")
+    left_out = f" ({data.excluded:,} left out)" if data.excluded else ""
+    say(f"images: {len(data.train):,} train{left_out}, {len(data.val):,} val, {len(data.classes)} classes{checked}")
+    return data
 
 
 def count_parameters(model: nn.Module) -> int:
     """Number of weights."""
     return sum(p.numel() for p in model.parameters())
-
-
-def new_run_folder(settings: TrainSettings, data: str) -> Path:
-    """Where a run goes: ``--out``, or a name below runs/ that says what it is and when it began.
-
-    Raises:
-        ValueError: ``--out`` is there and not empty.
-    """
-    if settings.out is None:
-        short = settings.model.partition("/")[2].replace("/", "_")
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{short}-{settings.padding}-{data}-s{settings.seed}-{stamp}"
-    folder = Path(settings.out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} exists and is not empty: continue it with --resume {folder}, or choose another --out"
-        )
-    return folder
-
-
-def write_run(
-    folder: Path,
-    settings: TrainSettings,
-    facts: dict,
-    data: DataSet,
-    surgery: SurgeryReport,
-    device: torch.device,
-) -> None:
-    """Write settings.yaml, run.json (what the run is) and surgery.json (what convert did)."""
-    (folder / "settings.yaml").write_text(yaml_text(replace(settings, out=None)))
-    about = {
-        "id": f"{folder.resolve().name}-{uuid4().hex[:6]}",
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        **facts,
-        "data": data.name,
-        "settings": to_dict(settings),
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(device),
-    }
-    (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")
-    (folder / "surgery.json").write_text(json.dumps(surgery.to_dict(), indent=1) + "\n")
-
-
-def read_run(folder: Path) -> dict:
-    """``run.json`` of a run's folder; raises ValueError if there is none."""
-    path = Path(folder) / "run.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: there is no {path}")
-    return json.loads(path.read_text())
-
-
-def read_resume(settings: TrainSettings) -> dict:
-    """The last checkpoint of the run to be continued."""
-    read_run(Path(settings.resume))
-    return checkpoint.load(Path(settings.resume) / "last.pt")
-
-
-def check_resume(content: dict, folder: Path, settings: TrainSettings, facts: dict) -> None:
-    """Raise ValueError unless settings and data are those the run was started with; names every difference."""
-    old = read_run(folder)
-    if old["settings_digest"] != facts["settings_digest"]:
-        now = json.loads(json.dumps(to_dict(settings, result_only=True)))
-        before = {k: v for k, v in old["settings"].items() if k in now}
-        changed = [line for line in differences(before, now) if not line.startswith("data.")]
-        raise ValueError(
-            f"--resume {folder}: the run has other settings: {'; '.join(changed) or 'data.loader'}; "
-            "start a new run to change them"
-        )
-    for key in ("train_digest", "val_digest", "classes"):
-        if old[key] != facts[key]:
-            raise ValueError(
-                f"--resume {folder}: the images are not those the run was started with ({key.replace('_', ' ')} "
-                "differs); restore them, or start a new run"
-            )
-    say(f"resuming {folder} after epoch {content['epoch']}")

@@ -228,6 +228,60 @@ def test_resumed_epochs_equal_uninterrupted_ones(loader, photo_files, shard):
     assert not any(same(found[a], found[b]) for a in range(4) for b in range(a))
 
 
+@pytest.mark.parametrize("shard", [{}, {"rank": 1, "world": 2}], ids=["alone", "rank 1 of 2"])
+def test_resumed_after_any_batch(loader, photo_files, shard):
+    """The remaining batches of the epoch and the next epoch, bit for bit; also when cut a second time."""
+    whole = train_loader(loader, photo_files, batch_size=2, workers=1, **shard)
+    batches, states = [], []
+    for epoch in range(2):
+        for batch in whole.epoch(epoch):
+            batches.append(batch)
+            states.append(stored(whole.state()))
+    steps = whole.steps_per_epoch
+    for cut, state in enumerate(states, 1):
+        resumed = train_loader(loader, photo_files, batch_size=2, workers=2, **shard)
+        resumed.restore(state)
+        assert resumed.state()["step"] == (cut - 1) % steps + 1
+        rest = []
+        for epoch in range((cut - 1) // steps, 2):
+            for batch in resumed.epoch(epoch):
+                rest.append(batch)
+                if len(rest) == 1 and cut + 1 < len(batches):
+                    again = train_loader(loader, photo_files, batch_size=2, workers=1, **shard)
+                    again.restore(stored(resumed.state()))
+                    (first, *_) = [*again.epoch(cut // steps), *([] if (cut + 1) % steps else again.epoch(1))]
+                    assert same([first], [batches[cut + 1]])
+        assert same(rest, batches[cut:])
+    assert not same(batches[:steps], batches[steps:])
+
+
+def test_another_number_of_ranks_goes_on_at_an_epoch(loader, photo_files):
+    """Every image once in each epoch, the ranks apart, and twice the same."""
+    whole = train_loader(loader, photo_files, batch_size=2)
+    first = list(whole.epoch(0))
+    state = stored(whole.state())
+    inside = train_loader(loader, photo_files, batch_size=2)
+    inside.restore(state)
+    iterator = inside.epoch(1)
+    next(iterator)
+    orders = []
+    for _ in range(2):
+        seen = []
+        for rank in range(3):
+            moved = train_loader(loader, photo_files, batch_size=1, rank=rank, world=3)
+            moved.restore(state, other_world=True)
+            seen.append([batch.index.tolist() for epoch in (1, 2) for batch in moved.epoch(epoch)])
+            cut = train_loader(loader, photo_files, batch_size=1, rank=rank, world=3)
+            cut.restore(stored(moved.state()))
+            assert len(list(cut.epoch(3))) == 4
+        for epoch in range(2):
+            rows = [i for own in seen for index in own[4 * epoch : 4 * epoch + 4] for i in index]
+            assert sorted(rows) == list(range(12))
+        orders.append(seen)
+    assert orders[0] == orders[1]
+    assert [i for batch in first for i in batch.index.tolist()] != [i for own in seen for [i] in own[:4]]
+
+
 def test_state_passes_through_unused_loaders(loader, photo_files):
     """Restored and saved again without an epoch in between, as when a job is ended at once."""
     whole = train_loader(loader, photo_files)
@@ -290,8 +344,8 @@ def test_epochs_come_in_order(loader, photo_files):
     list(made.epoch(0))
     with pytest.raises(ValueError, match="1 is next"):
         made.epoch(0)
-    next(made.epoch(1))
-    with pytest.raises(RuntimeError, match="between epochs"):
-        made.state()
+    batches = made.epoch(1)
+    next(batches)
+    assert (made.state()["epoch"], made.state()["step"]) == (1, 1)
     with pytest.raises(ValueError, match="not taken to its end"):
         made.epoch(2)

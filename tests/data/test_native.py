@@ -168,13 +168,23 @@ def test_training_is_seeded_and_resumes(loader, photo_files):
     assert all(torch.equal(a.images.canvas, b.images.canvas) for a, b in zip(one, two, strict=True))
     other = native_loader(loader, photo_files, seed=4)
     assert [b.index.tolist() for b in epochs(other, 3)] != [b.index.tolist() for b in one]
-    interrupted = native_loader(loader, photo_files, seed=3)
-    list(interrupted.epoch(0))
-    resumed = native_loader(loader, photo_files, seed=3)
-    resumed.restore(interrupted.state())
-    rest = [batch for epoch in (1, 2) for batch in resumed.epoch(epoch)]
-    assert all(torch.equal(a.images.canvas, b.images.canvas) for a, b in zip(one[3:], rest, strict=True))
-    for made in (first, again, other, interrupted, resumed):
+    for cut in range(1, 6):
+        interrupted, taken = native_loader(loader, photo_files, seed=3), 0
+        for epoch in range(2):
+            for _ in interrupted.epoch(epoch):
+                taken += 1
+                if taken == cut:
+                    break
+            else:
+                continue
+            break
+        resumed = native_loader(loader, photo_files, seed=3)
+        resumed.restore(interrupted.state())
+        rest = [batch for epoch in range((cut - 1) // 3, 3) for batch in resumed.epoch(epoch)]
+        assert all(torch.equal(a.images.canvas, b.images.canvas) for a, b in zip(one[cut:], rest, strict=True))
+        interrupted.close()
+        resumed.close()
+    for made in (first, again, other):
         made.close()
 
 

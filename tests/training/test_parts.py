@@ -11,9 +11,10 @@ from pcpad.config import OptimSettings, ScheduleSettings
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
 from pcpad.training.logbook import Logbook
-from pcpad.training.loop import make_average, train_step
+from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.optimizer import make_optimizer, parameter_groups
 from pcpad.training.schedule import learning_rate
+from pcpad.training.state import State, make_average
 
 
 def test_step_schedule_is_the_papers():
@@ -90,7 +91,7 @@ def test_one_sgd_step_by_hand():
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_train_step_by_hand(amp):
+def test_a_step_by_hand(amp):
     """Loss with label smoothing and hits from their formulas; one plain SGD step from autograd."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
@@ -102,7 +103,8 @@ def test_train_step_by_hand(amp):
     hits = int((log_p.argmax(1) == labels).sum())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=amp == "fp16")
-    total, correct = train_step(model, images, labels, optimizer, scaler, amp, 0.1)
+    total, correct = backward(model, images, labels, scaler, amp, 0.1)
+    optimizer_step(State(model, optimizer, scaler, None))
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if amp == "off" else {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(total, 5 * loss.detach(), **tolerance)
     torch.testing.assert_close(model[1].weight.detach(), expected.detach(), **tolerance)
@@ -147,7 +149,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch, kind):
         raise kind
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match=r"last\.pt could not be written.*the previous one is untouched"):
+    with pytest.raises(OSError, match=r"last\.pt could not be written.*the checkpoints before it are untouched"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
@@ -155,13 +157,13 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch, kind):
 
 def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
     path = tmp_path / "last.pt"
-    with pytest.raises(ValueError, match="has not finished its first epoch"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint .*last\.pt"):
         checkpoint.load(path)
     torch.save({"format": 99}, path)
     with pytest.raises(ValueError, match="format 99"):
         checkpoint.load(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"last\.pt is no intact checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
         checkpoint.load(path)
 
 
@@ -194,13 +196,17 @@ def test_a_log_whose_last_line_was_cut_off_can_be_continued(tmp_path):
         Logbook(tmp_path, 5)
 
 
-def test_world(monkeypatch):
+def test_a_world_of_one(monkeypatch):
     world = World()
     values = torch.tensor([3, 4])
     assert world.sum(values).tolist() == [3, 4]
     assert world.sum(values) is not values
     assert world.gather(values) is values
     assert world.collect("state") == ["state"]
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched"):
-        this_world()
+    assert world.agree(3, 0) == (3, 0)
+    assert world.on_main(lambda: 5) == 5
+    world.share(None)
+    with pytest.raises(OSError, match="mine"):
+        world.share(OSError("mine"))
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as torchrun sets it for one process
+    assert this_world(torch.device("cpu")) == world

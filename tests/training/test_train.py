@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -14,44 +13,9 @@ from pcpad.config import ScheduleSettings
 from pcpad.evaluation.record import read_records
 from pcpad.training import loop
 from pcpad.training.schedule import learning_rate
+from tests.training.conftest import difference
 
 LOADERS = ["torchvision", "dali"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Three classes told apart by the direction of their stripes; 12 and 7 images each."""
-    root = tmp_path_factory.mktemp("stripes")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 12), ("val", 7)):
-        for name in ("across", "down", "none"):
-            (root / split / name).mkdir(parents=True)
-            for i in range(n):
-                y, x = np.mgrid[:48, :56]
-                wave = {"across": y, "down": x, "none": 0 * x}[name] / rng.uniform(1, 3) + rng.uniform(0, 6)
-                grey = 128 + 80 * np.sin(wave)[..., None] + rng.normal(0, 10, (48, 56, 3))
-                Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(root / split / name / f"{i}.jpg")
-    return root
-
-
-@pytest.fixture
-def call(data, tmp_path, monkeypatch):
-    """Run a command in an empty folder; gives its exit code."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(command, *argv, **options):
-        defaults = {
-            "model": "timm/test_resnet",
-            "data": data,
-            "data.workers": 1,
-            "data.loader": "torchvision",
-            "device": "cpu",
-        }
-        defaults |= {"recipe": "textures", "size": 32, "batch_size": 8, "epochs": 2, "out": "run", "optim.lr": 0.01}
-        options = {**(defaults if command == "train" else {"data.loader": "torchvision", "device": "cpu"}), **options}
-        return main([command, *(f"--{k}={v}" for k, v in options.items() if v is not None), *argv])
-
-    return run
 
 
 def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
@@ -63,7 +27,7 @@ def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
     assert "chance is 33.33%" in out
     assert "run: run" in out
     assert {p.name for p in run.iterdir()} == {
-        *("last.pt", "best.pt", "metrics.jsonl", "records.jsonl", "records", "run.json"),
+        *("checkpoints", "metrics.jsonl", "records.jsonl", "records", "run.json"),
         *("settings.yaml", "surgery.json", "tensorboard"),
     }
     about = json.loads((run / "run.json").read_text())
@@ -77,7 +41,7 @@ def test_a_run_is_trained_evaluated_and_recorded(call, tmp_path, data, capsys):
 
     # The recorded count, by other means: timm's model, our layer put in by hand, PIL and timm's own transform.
     model = timm.create_model("test_resnet", num_classes=3)
-    model.load_state_dict(torch.load(run / "last.pt")["model"], strict=True)
+    model.load_state_dict(torch.load(run / "checkpoints/last.pt")["model"], strict=True)
     pcpad.convert(model, "partial")
     model.eval()
     cfg = model.pretrained_cfg
@@ -122,25 +86,25 @@ def test_resumed_at_an_epoch_equals_uninterrupted(call, tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         original = loop.train_epoch
 
-        def stop_in_epoch_2(job, call, optimizer, scaler, average, book, epoch, step):
-            if epoch == 1:
-                optimizer.param_groups[0]["params"][0].data.fill_(9.0)  # what was done since is lost
+        def stop_in_epoch_2(training):
+            if training.state.epoch == 1:
+                training.state.optimizer.param_groups[0]["params"][0].data.fill_(9.0)  # what was done since is lost
                 raise KeyboardInterrupt
-            return original(job, call, optimizer, scaler, average, book, epoch, step)
+            return original(training)
 
         patch.setattr(loop, "train_epoch", stop_in_epoch_2)
         assert call("train", **options, out="cut") == 130
     torch.manual_seed(1234)  # no state outside the checkpoint may matter
     assert main(["train", "--resume", "cut"]) == 0
     assert "resuming cut after epoch 1" in capsys.readouterr().out
-    whole, cut = (torch.load(tmp_path / name / "last.pt") for name in ("whole", "cut"))
+    whole, cut = (torch.load(tmp_path / name / "checkpoints/last.pt") for name in ("whole", "cut"))
     assert whole["step"] == cut["step"] == 12
     for part in ("model", "ema"):
         assert all(torch.equal(whole[part][k], cut[part][k]) for k in whole[part]), part
     momentum = [[s["momentum_buffer"] for s in c["optimizer"]["state"].values()] for c in (whole, cut)]
     assert all(torch.equal(a, b) for a, b in zip(*momentum, strict=True))
     assert call("train", **options | {"seed": 1}, out="other") == 0  # the control: another seed is another run
-    other = torch.load(tmp_path / "other/last.pt")
+    other = torch.load(tmp_path / "other/checkpoints/last.pt")
     assert not all(torch.equal(whole["model"][k], other["model"][k]) for k in whole["model"])
     assert main(["train", "--resume", "cut"]) == 0
     assert "the run is finished" in capsys.readouterr().out
@@ -148,7 +112,7 @@ def test_resumed_at_an_epoch_equals_uninterrupted(call, tmp_path, monkeypatch, c
 
 def test_resume_refuses_other_settings_and_other_images(call, tmp_path, data, capsys):
     assert call("train", padding="partial") == 0
-    before = (tmp_path / "run/last.pt").read_bytes()
+    before = (tmp_path / "run/checkpoints/last.pt").read_bytes()
     assert main(["train", "--resume", "run", "--optim.lr", "0.2", "--padding", "zeros"]) == 1
     err = capsys.readouterr().err
     assert "optim.lr: 0.01 -> 0.2; padding: partial -> zeros" in err
@@ -156,7 +120,7 @@ def test_resume_refuses_other_settings_and_other_images(call, tmp_path, data, ca
     saved.write_text(saved.read_text().replace('"train_digest": "', '"train_digest": "0'))
     assert main(["train", "--resume", "run"]) == 1
     assert "the images are not those the run was started with (train digest" in capsys.readouterr().err
-    assert (tmp_path / "run/last.pt").read_bytes() == before
+    assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
 
 
 def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
@@ -178,13 +142,43 @@ def test_evaluation_of_a_run_over_a_grid(call, tmp_path, capsys):
     (record,) = read_records(tmp_path / "elsewhere")
     assert (record["ema"], record["padding"], record["size"]) == (False, "partial", "32")
     assert record["loss"] != records[0]["loss"]  # the averaged weights are others
-    kept = torch.load(tmp_path / "run/last.pt")
+    kept = torch.load(tmp_path / "run/checkpoints/last.pt")
     torch.manual_seed(0)
     start = timm.create_model("test_resnet", num_classes=3).state_dict()
     name = next(k for k in start if k.endswith("weight"))
     average = next(v for k, v in kept["ema"].items() if k.endswith(name))
     assert not torch.equal(average, start[name])  # it moved
     assert not torch.equal(average, kept["model"][name])  # and is an average
+
+
+def test_deterministic_runs_are_the_same_bit_for_bit(call, tmp_path):
+    """Weights, optimizer, averages and counts; another seed is the control."""
+    options = {"deterministic": "true", "padding": "replicate", "ema": 0.9}
+    try:
+        for out, seed in (("a", 3), ("b", 3), ("c", 4)):
+            assert call("train", **options, out=out, seed=seed) == 0
+            assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    a, b, c = (torch.load(tmp_path / out / "checkpoints/last.pt") for out in "abc")
+    assert difference(a, b) is None
+    assert difference(a["model"], c["model"]) is not None
+    assert call("train", **options | {"deterministic": "false"}, out="d", seed=3) == 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_torch_cannot_do_deterministically_is_said(call, monkeypatch, capsys):
+    """As CUDA's backward pass of reflect padding does."""
+    text = "reflection_pad2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use_"
+
+    def refuse(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("pcpad.training.loop.backward", refuse)
+    assert call("train") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("pcpad: error: deterministic=true cannot be kept here: reflection_pad2d_backward_cuda ")
+    assert err.count("\n") == 1
 
 
 def test_a_run_outlives_the_weights_it_started_from(call, tmp_path):
@@ -231,7 +225,7 @@ def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
         ({"batch_size": 99}, "36 images over 1 ranks do not fill one batch of 99"),
         ({"data": "no/such"}, "neither textures, imagenet nor a folder"),
         ({"out": "w.pth/run"}, "cannot be written (Not a directory); choose another with --out"),
-        ({"out": "full"}, "full exists and is not empty: continue it with --resume full, or choose another --out"),
+        ({"out": "full"}, "full exists and is not empty: choose another --out"),
         ({"optim.lr": 1e30}, "training has diverged; there is no checkpoint yet"),
         ({"device": "cuda"}, "device cuda"),
     ],
@@ -267,7 +261,7 @@ def test_a_damaged_image_is_named(call, tmp_path, data, capsys, split, check, lo
     assert "down/3.jpg" in err
     assert err.count("\n") == 1
     if split == "val" and check == "none":  # found after an epoch of training, which is kept
-        assert (tmp_path / "run/last.pt").exists()
+        assert (tmp_path / "run/checkpoints/last.pt").exists()
     else:
         assert sorted(tmp_path.rglob("*")) == before
 
@@ -287,14 +281,8 @@ def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys, 
     assert main(["train", "--resume", "run"]) == 0
     assert [r["step"] for r in read_records(tmp_path / "run")] == [4, 8][:epochs]
     assert call("train", **length, out="undisturbed") == 0
-    a, b = (torch.load(tmp_path / name / "last.pt") for name in ("run", "undisturbed"))
+    a, b = (torch.load(tmp_path / name / "checkpoints/last.pt") for name in ("run", "undisturbed"))
     assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
     assert [r["top1"] for r in read_records(tmp_path / "run")] == [
         r["top1"] for r in read_records(tmp_path / "undisturbed")
     ]
-
-
-def test_one_process_only(call, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert call("train") == 1
-    assert "2 processes were launched" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""The worker processes of the torchvision loader: where they come from, and what signals do to them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+
+ENDING = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGUSR1} if hasattr(signal, "SIGUSR1") else set())
+"""What ends a job is often sent to all its processes, while the training still has to finish a step and save."""
+
+
+def start_method(world: int) -> BaseContext | None:
+    """How the workers of one of several processes are started; None for one process: as Python does.
+
+    A worker that is forked from a process with a gloo group can hang at its birth: when a thread of gloo drops a
+    tensor, it takes the lock on Python's list of threads, and CPython 3.11 waits for that lock in the child, which has
+    no such thread. A server forks them instead, a process of one thread.
+    """
+    if world == 1 or "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision.transforms.functional"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the server inherits it: it ends with its process
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def heed_only(main: int, _: int) -> None:
+    """A worker's first act: of the signals that end it, heed those of the process that it works for.
+
+    That process may still have a step to finish and a checkpoint to write. Where the system cannot say who sent a
+    signal (macOS) all are heeded.
+
+    Args:
+        main: number of that process.
+    """
+    known = hasattr(signal, "sigwaitinfo")
+    signal.pthread_sigmask(signal.SIG_BLOCK if known else signal.SIG_UNBLOCK, ENDING)
+    if known:
+        threading.Thread(target=end_at_signal, args=(main,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_at_signal(main: int) -> None:
+    """End this process at the first signal of `main`; the signals have to be blocked."""
+    while signal.sigwaitinfo(ENDING).si_pid != main:
+        pass
+    os._exit(0)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that it works for is gone: torch looks for the server only, which waits for us."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,113 @@
+"""The end of an epoch: evaluation, record, curves, checkpoint."""
+
+import numpy as np
+
+from pcpad.evaluation.counts import Counts, Interrupted, count
+from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.progress import Progress, say
+from pcpad.training.guard import diverged
+from pcpad.training.logbook import Logbook
+from pcpad.training.signals import code_of
+
+
+def finish_epoch(training) -> Counts:
+    """Evaluate, record, log and save; an evaluation that fails leaves a checkpoint of the trained epoch."""
+    job, state, world = training.job, training.state, training.job.world
+    world.same(job.model)
+    if state.average is not None:
+        world.same(state.average)
+    loader = job.train_loader.state()
+    try:
+        counts = validate(training)
+    except Interrupted as stop:
+        raise training.stop(stop.code, loader) from None
+    except (ValueError, OSError):
+        training.save(loader)
+        raise
+    epoch = state.epoch + 1
+    if not np.isfinite(counts.loss):
+        raise diverged(training.shelf, f"the validation loss is {counts.loss} after epoch {epoch}")
+    improved = counts.top1 > state.best["top1"]
+    if improved:
+        state.best = {"top1": counts.top1, "epoch": epoch}
+    if world.is_main:
+        write_record(job.folder, epoch_record(training, counts), counts)
+        report_epoch(training.book, counts, epoch, job.settings.epochs, state.step)
+    state.epoch, state.step_in_epoch, state.sums = epoch, 0, None
+    state.result = {"top1": counts.top1, "n": counts.n}
+    training.save(loader, best=improved)
+    state.result = None
+    return counts
+
+
+def epoch_record(training, counts: Counts) -> dict:
+    """The record of an epoch's evaluation."""
+    job, run, settings = training.job, training.run, training.job.settings
+    return make_record(
+        counts,
+        model=job.model_name,
+        num_classes=len(job.data.classes),
+        padding=settings.padding,
+        padding_trained=settings.padding,
+        power=settings.power,
+        on_small=settings.on_small,
+        transform=job.transform,
+        data=job.data.name,
+        manifest_digest=job.data.val.digest,
+        run_digest=run["settings_digest"],
+        weights_digest=run["weights_digest"],
+        loader=settings.data.loader,
+        device=job.device,
+        amp=settings.amp,
+        ema=training.state.average is not None,
+        run=run["id"],
+        checkpoint="epoch",
+        step=training.state.step,
+        seed=settings.seed,
+        excluded=job.data.excluded,
+        canvas_padding=round(job.val_loader.share_of_padding, 4),
+    )
+
+
+def validate(training) -> Counts:
+    """Evaluate on the validation split; raises Interrupted where a signal asks to stop."""
+    job, settings = training.job, training.job.settings
+    title, main = "evaluation", job.world.is_main
+    progress = Progress(title, len(job.val_loader), settings.log_seconds, shown=main)
+    try:
+        return count(
+            training.state.evaluated,
+            job.val_loader,
+            expected=len(job.data.val),
+            num_classes=len(job.data.classes),
+            device=job.device,
+            amp=settings.amp,
+            channels_last=settings.channels_last,
+            world=job.world,
+            progress=lambda: progress.step(str),
+            stop=lambda: code_of(training.signals.asked),
+        )
+    finally:
+        progress.close()
+
+
+def report_epoch(book: Logbook, counts: Counts, epoch: int, epochs: int, step: int) -> None:
+    """One line and the curves of an epoch's evaluation."""
+    values = {"val/top1": 100 * counts.top1 / counts.n, "val/loss": counts.loss, "epoch": float(epoch)}
+    top5 = ""
+    if counts.top5 is not None:
+        values["val/top5"] = 100 * counts.top5 / counts.n
+        top5 = f", top-5 {percent(counts.top5, counts.n)}"
+    book.scalars(step, values)
+    say(f"epoch {epoch}/{epochs}: top-1 {percent(counts.top1, counts.n)}{top5}, loss {counts.loss:.3f}")
+
+
+def say_result(job, counts: Counts, best: dict) -> None:
+    """The last lines: the result beside chance, and where it lies."""
+    chance = np.bincount(counts.label, minlength=len(job.data.classes)).max() / counts.n
+    say(
+        f"result: top-1 {percent(counts.top1, counts.n)} at the last epoch with {job.settings.padding} padding; "
+        f"chance is {100 * chance:.2f}%; best epoch {best['epoch']}: {100 * best['top1'] / counts.n:.2f}%"
+    )
+    say(f"run: {job.folder}")
+    say(f"next: make eval RUN={job.folder} SIZES={job.settings.size},{2 * job.settings.size} PADS=zeros,partial")

@@ -1,0 +1,102 @@
+"""Several processes of one training: torchrun, called from here, so that its outcome is told in one message."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from pcpad.config import TrainSettings
+from pcpad.training.requeue import STATUS
+from pcpad.training.signals import STOPPED
+
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What torchrun hands on to the processes; without SIGUSR1 that signal would kill it and leave them alone."""
+GRACE = 600
+"""Seconds that the processes have, after a signal, to finish their step and save."""
+
+
+def is_launched() -> bool:
+    """Whether this process was started by torchrun."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(settings: TrainSettings, argv: list[str]) -> int:
+    """Run ``pcpad train`` with `argv` in ``settings.gpus`` processes on this machine; returns the exit code.
+
+    Raises:
+        ValueError: the processes have failed; says why, once for all of them.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    check_gpus(settings)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the outcome is told here
+    where = ["--standalone"]
+    if settings.nodes > 1:
+        where = [f"--nnodes={settings.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={settings.rendezvous}"]
+        where += [f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'pcpad')}"]
+    arguments = [*where, f"--nproc-per-node={settings.gpus}", "--max-restarts=0"]
+    arguments += [f"--signals-to-handle={SIGNALS}", f"--shutdown-timeout={GRACE}"]
+    arguments += ["--module", "pcpad", "train", *argv]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // settings.gpus)))
+    with tempfile.TemporaryDirectory(prefix="pcpad-") as scratch:
+        os.environ[STATUS] = str(Path(scratch) / "status.json")
+        try:
+            torchrun.run(torchrun.parse_args(arguments))
+        except SignalException as stop:
+            return outcome(signal.Signals(stop.sigval).name)
+        except ChildFailedError as error:
+            raise ValueError(failure(error)) from None
+        finally:
+            status = os.environ.pop(STATUS)
+        return outcome(None, status)
+
+
+def check_gpus(settings: TrainSettings) -> None:
+    """Refuse more processes than there are GPUs, where they are to train on GPUs."""
+    from pcpad.environment import pick_device
+
+    if pick_device(settings.device).type == "cuda":
+        import torch
+
+        here = torch.cuda.device_count()
+        if settings.gpus > here:
+            raise ValueError(
+                f"gpus={settings.gpus}: this machine has {here}; choose at most that many, or --device cpu"
+            )
+
+
+def outcome(received: str | None, status: str | None = None) -> int:
+    """The exit code of a training without a failure; says so where a signal has stopped it."""
+    try:
+        told = json.loads(Path(status or os.environ[STATUS]).read_text())
+    except (OSError, ValueError, KeyError):
+        told = {}
+    if not (told.get("signal") or received):
+        return 0
+    text = told.get("text") or f"stopped by {received}: nothing was trained yet"
+    print(f"pcpad: {text}", file=sys.stderr, flush=True)
+    return 130 if (told.get("signal") or received) == "SIGINT" else STOPPED
+
+
+def failure(error) -> str:
+    """One message for all processes that have failed: what each said, or which signal ended it."""
+    told: dict[str, list[int]] = {}
+    killed = {}
+    for rank, one in sorted(error.failures.items()):
+        if os.path.isfile(one.error_file):
+            told.setdefault(one.message, []).append(rank)
+        elif one.exitcode < 0:
+            killed[rank] = signal.Signals(-one.exitcode).name
+    if told:
+        return "; ".join(told)
+    if killed:  # torchrun ends the others with SIGTERM
+        rank, name = min(killed.items(), key=lambda one: one[1] == "SIGTERM")
+        return f"the process of rank {rank} was killed by {name}{': memory?' if name == 'SIGKILL' else ''}"
+    return f"the processes have failed with exit codes {sorted({one.exitcode for one in error.failures.values()})}"

@@ -1,0 +1,141 @@
+"""Train on a Slurm cluster: one job for each run, an array for several; queued again when preempted or out of time.
+
+    python scripts/slurm/submit.py --partition gpu --gpus 8 --hours 24 --out runs/r50 -- --model resnet50 --data /data
+    python scripts/slurm/submit.py --gpus 8 --each padding=zeros,partial --out runs/r50 -- --model resnet50
+
+What stands behind `--` are the options of `pcpad train`. A run continues from its last checkpoint when it is queued
+again, also by hand (`scontrol requeue JOB`); submitting the same run twice continues it too.
+"""
+
+import argparse
+import itertools
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Submit; prints a line for each job. Returns the exit code: 0, 1 for a failure, 2 for a mistake in the call."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    own, train = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    options = make_parser().parse_args(own)
+    try:
+        runs = grid(options.out, options.each, train)
+        check(runs)
+        jobs = submit(runs, options)
+    except (ValueError, OSError) as error:
+        print(f"submit.py: error: {error}", file=sys.stderr)
+        return 1
+    for job, (out, _) in zip(jobs, runs, strict=True):
+        print(f"job {job.job_id}: {out}, log {job.paths.stdout}")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of a submission."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder of the run, or of all runs of a grid; seen by all nodes")
+    parser.add_argument("--each", action="append", default=[], metavar="NAME=A,B", help="a run for each of the values")
+    parser.add_argument("--gpus", type=count, default=1, help="GPUs of a node, one process each (1)")
+    parser.add_argument("--nodes", type=count, default=1, help="nodes of one run (1)")
+    parser.add_argument("--cpu", action="store_true", help="ask for no GPU: the --gpus processes train on CPU cores")
+    parser.add_argument("--cores", type=count, default=8, help="CPU cores of a process, which decode the images (8)")
+    parser.add_argument("--hours", type=float, default=24.0, help="time limit; what needs more is queued again (24)")
+    parser.add_argument("--warning", type=count, default=120, help="seconds before its end that a job is warned (120)")
+    parser.add_argument("--starts", type=count, default=100, help="how often a run may reach its time limit (100)")
+    parser.add_argument("--at_once", type=count, default=256, help="jobs of an array that run at the same time (256)")
+    parser.add_argument("--partition", help="where to run; Slurm's default if not given")
+    parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE", help="any option of sbatch")
+    parser.add_argument("--logs", help="folder of the jobs' logs (slurm beside --out)")
+    return parser
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[str]]]:
+    """Folder and arguments of each run.
+
+    Raises:
+        ValueError: a NAME=A,B that is none, or the arguments hold what is decided here.
+    """
+    taken = {"--out", "--gpus", "--nodes", "--rendezvous", "--resume"} & {word.partition("=")[0] for word in train}
+    if taken:
+        raise ValueError(f"{' and '.join(sorted(taken))} cannot stand behind --: that is for the submission to say")
+    axes = []
+    for text in each:
+        name, equals, values = text.partition("=")
+        if not (name and equals and all(values.split(","))):
+            raise ValueError(f"--each {text}: wanted is NAME=A,B with a setting of pcpad train, such as seed=0,1,2")
+        axes.append([(name, value) for value in values.split(",")])
+    runs = []
+    for cell in itertools.product(*axes):
+        folder = Path(out, "-".join(f"{name}_{value}".replace("/", "_") for name, value in cell)) if cell else Path(out)
+        arguments = [*train, *(word for name, value in cell for word in (f"--{name}", value))]
+        runs.append((str(folder.resolve()), arguments))
+    return runs
+
+
+def check(runs: list[tuple[str, list[str]]]) -> None:
+    """Let pcpad look at the settings of every run, so that a mistake does not wait in the queue.
+
+    Raises:
+        ValueError: in its words.
+    """
+    from pcpad.cli import train_settings
+
+    for _, arguments in runs:
+        train_settings(arguments)
+
+
+def submit(runs: list[tuple[str, list[str]]], options: argparse.Namespace) -> list:
+    """Submit one job for each run, as an array if there are several; returns submitit's jobs."""
+    if shutil.which("sbatch") is None:
+        raise ValueError("there is no sbatch here: submit from a machine of a Slurm cluster")
+    try:
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+    except ModuleNotFoundError:
+        raise ValueError("submitit is not installed: pip install 'pcpad[slurm]'") from None
+    sys.path.insert(0, str(HERE))
+    import cloudpickle
+    import job
+
+    cloudpickle.register_pickle_by_value(job)  # the nodes need pcpad, and not this folder
+    extra = dict(text.partition("=")[::2] for text in options.slurm)
+    if not all(extra.values()):
+        raise ValueError(f"--slurm {' '.join(options.slurm)}: wanted is NAME=VALUE, such as qos=high")
+    executor = submitit.SlurmExecutor(
+        folder=options.logs or Path(options.out).resolve().parent / "slurm" / "%j", max_num_timeout=options.starts
+    )
+    executor.update_parameters(
+        job_name="pcpad",
+        time=max(1, round(60 * options.hours)),
+        nodes=options.nodes,
+        ntasks_per_node=1,
+        cpus_per_task=options.cores * options.gpus,
+        signal_delay_s=options.warning,
+        array_parallelism=options.at_once,
+        additional_parameters={"requeue": True, **extra},
+        **({} if options.cpu else {"gpus_per_node": options.gpus}),
+        **({"partition": options.partition} if options.partition else {}),
+    )
+    tasks = [job.Training(out, arguments, options.gpus, options.nodes) for out, arguments in runs]
+    try:
+        if len(tasks) == 1:
+            return [executor.submit(tasks[0])]
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+        return jobs
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ValueError(f"sbatch has refused the job: {str(error).strip().splitlines()[-1]}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

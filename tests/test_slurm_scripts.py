@@ -1,0 +1,97 @@
+"""scripts/slurm without a Slurm: which commands come of a call, and what is refused. tests/slurm has a real one."""
+
+import importlib.util
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit", reason="submitit is not installed: pip install 'pcpad[slurm]'")
+FOLDER = Path(__file__).resolve().parents[1] / "scripts/slurm"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"slurm_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+submit, job = load("submit"), load("job")
+
+
+def test_a_grid_has_a_run_for_each_combination(tmp_path):
+    runs = submit.grid(str(tmp_path), ["padding=zeros,partial", "model=timm/a,b"], ["--epochs", "3"])
+    assert [Path(out).name for out, _ in runs] == [
+        "padding_zeros-model_timm_a",
+        "padding_zeros-model_b",
+        "padding_partial-model_timm_a",
+        "padding_partial-model_b",
+    ]
+    assert runs[2][1] == ["--epochs", "3", "--padding", "partial", "--model", "timm/a"]
+    assert submit.grid("one", [], ["--seed", "1"]) == [(str(Path("one").resolve()), ["--seed", "1"])]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--each", "seed"], "--each seed: wanted is NAME=A,B with a setting of pcpad train"),
+        (["--each", "seed=1,,2"], "--each seed=1,,2: wanted is NAME=A,B"),
+        (["--", "--gpus", "8", "--out=x"], "--gpus and --out cannot stand behind --"),
+        (["--each", "padding=zeros,partail", "--", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
+        (["--each", "epochs=3,-1"], "epochs must be at least 1, not -1"),
+        ([], "there is no sbatch here: submit from a machine of a Slurm cluster"),
+    ],
+)
+def test_a_mistake_does_not_wait_in_the_queue(argv, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(submit.shutil, "which", lambda _: None)
+    assert submit.main(["--out", str(tmp_path / "run"), *argv]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("submit.py: error: ")
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argv", [["--gpus", "0"], ["--nodes", "x"], []])
+def test_a_mistake_in_the_call_exits_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        submit.main([*argv, *(["--out", "x"] if argv else [])])
+    assert caught.value.code == 2
+
+
+def test_the_command_of_a_node(tmp_path, monkeypatch):
+    """A new run, then the same after its first checkpoint, on two nodes."""
+    out = tmp_path / "run"
+    train = job.Training(str(out), ["--model", "resnet18"], gpus=8)
+    new = ["-m", "pcpad", "train", "--gpus", "8", "--model", "resnet18", "--out", str(out)]
+    assert train.command()[1:] == new
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "run.json").write_text("{}")
+    assert train.command(main=False)[1:] == new
+    assert out.exists()
+    assert train.command()[1:] == new  # killed before its first checkpoint: put aside, never deleted
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith("run.without-checkpoint-")
+    assert (aside / "run.json").exists()
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints/step-00000007.pt").touch()
+    train.nodes = 2
+    monkeypatch.setenv("SLURM_JOB_ID", "41234")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[07-08]")
+    monkeypatch.setattr(job, "slurm", lambda *command: {"hostnames": "node07\nnode08\n"}[command[2]])
+    expected = ["--gpus", "8", "--nodes", "2", "--rendezvous", "node07:21234", "--resume", str(out)]
+    assert train.command()[4:] == expected
+
+
+def test_a_training_is_stored_without_its_process(tmp_path, monkeypatch):
+    """submitit stores it anew while the training still stops."""
+    train = job.Training(str(tmp_path / "run"), [])
+    monkeypatch.setattr(job.Training, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    with pytest.raises(RuntimeError, match="has failed with exit code 1 on "):
+        train()
+    assert isinstance(train._process, subprocess.Popen)
+    again = pickle.loads(pickle.dumps(train.checkpoint())).function
+    assert (again.out, again._process) == (train.out, None)

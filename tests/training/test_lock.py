@@ -1,0 +1,105 @@
+"""One run per folder: of two starts one proceeds, a dead holder is taken over."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from pcpad.cli import main
+from pcpad.training.lock import NAME, locked
+
+
+def hold(folder, leave) -> None:
+    """Hold the lock until a file appears."""
+    with locked(folder):
+        (folder.parent / "ready").touch()
+        wait_for(leave)
+
+
+def wait_for(path) -> None:
+    for _ in range(6000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {path} after a minute")
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of tmp_path / "run"."""
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "run", tmp_path / "leave"))
+    process.start()
+    wait_for(tmp_path / "ready")
+    yield process
+    (tmp_path / "leave").touch()
+    process.join()
+
+
+def test_a_held_folder_is_refused(holder, tmp_path):
+    says = rf"run is in use by process {holder.pid} on \S+ since \d{{4}}-"
+    with pytest.raises(ValueError, match=says), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / NAME).exists()
+    (tmp_path / "leave").touch()
+    holder.join()
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / NAME).exists()
+    assert not (tmp_path / "run").exists()  # nothing was left in it
+
+
+def test_a_dead_holder_is_taken_over(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert (tmp_path / "run" / NAME).exists()
+    with locked(tmp_path / "run"):
+        (tmp_path / "run/kept").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
+
+
+def race(folder, number: int, starts) -> None:
+    """Try to hold the lock; who holds it writes, and is alone at that."""
+    wait_for(starts / "go")
+    try:
+        with locked(folder):
+            (folder / "inside").touch(exist_ok=False)
+            time.sleep(0.02)
+            (folder / "inside").unlink()
+        outcome = "held"
+    except ValueError:
+        outcome = "refused"
+    except FileExistsError:
+        outcome = "not alone"
+    (starts / f"{number}-{outcome}").touch()
+
+
+def test_of_many_starts_one_at_a_time_proceeds(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        starts = tmp_path / f"starts{attempt}"
+        starts.mkdir()
+        processes = [context.Process(target=race, args=(tmp_path / "run", i, starts)) for i in range(6)]
+        for process in processes:
+            process.start()
+        (starts / "go").touch()
+        for process in processes:
+            process.join()
+        found = [path.name.partition("-")[2] for path in starts.iterdir() if path.name != "go"]
+        assert len(found) == 6
+        assert set(found) <= {"held", "refused"}
+        assert "held" in found
+
+
+def test_an_occupied_folder_says_what_is_different(call, tmp_path, capsys):
+    assert call("train", padding="partial", epochs=1, **{"schedule.warmup_epochs": 0}) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert call("train", padding="partial", epochs=1, **{"schedule.warmup_epochs": 0}) == 1
+    assert "it holds a run with these settings: continue it with --resume run, or choose" in capsys.readouterr().err
+    assert call("train", padding="zeros", epochs=1, **{"schedule.warmup_epochs": 0}) == 1
+    err = capsys.readouterr().err
+    assert "it holds a run with other settings (padding: partial -> zeros): choose another --out, or continue it" in err
+    assert main(["train", "--resume", "run", "--seed", "3"]) == 1
+    assert "the run has other settings: seed: 0 -> 3" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
