@@ -21,6 +21,7 @@ from pcpad.environment import hardware, versions
 from tests.training.conftest import difference, make_stripes
 from tests.training.test_launch import alive, family, options, start
 
+ROOT = Path(__file__).resolve().parents[2]
 MOST_STEPS = 4
 """Steps that a start is left to do before it is disturbed, at most."""
 
@@ -90,7 +91,7 @@ def soak(folder: Path, times: int, seed: int) -> dict:
         AssertionError: a start has failed in a way that it must not, or the result is another one.
     """
     rng, data = random.Random(seed), make_stripes(folder / "data")
-    epochs = -(-times * MOST_STEPS // 4)  # 4 steps each
+    epochs = -(-times * 5 // 8)  # of 4 steps: 2.5 for each disturbance, more than a start gets done on average
     settings = options(data, "run", epochs=epochs, ema=0.9) | {"save.every_steps": 2, "save.keep": 3}
     out, err = wait_for_end(start(folder, **settings | {"out": "whole"}), [])
     assert f"epoch {epochs}/{epochs}" in out, err
@@ -112,7 +113,8 @@ def soak(folder: Path, times: int, seed: int) -> dict:
         way = rng.choice(list(WAYS))
         WAYS[way](process, below)
         out, err = wait_for_end(process, below)
-        assert "Traceback" not in err, err
+        # a worker whose process was killed may say so, through Python; nothing of pcpad's has an error of its own
+        assert f'File "{ROOT}/pcpad/' not in err, err
         happened[way] += 1
         saved = sorted((folder / "run/checkpoints").glob("step-*.pt"))
         if not saved and (folder / "run").exists():  # killed before its first checkpoint: begin again
