@@ -204,6 +204,11 @@ def test_random_state_of_the_process_is_left_alone(loader, photo_files, workers)
 # training: resuming
 
 
+def workers(loader, shard: dict, number: int) -> int:
+    """So many, but none where they would come from a server, which takes seconds to start (test_workers.py has it)."""
+    return 0 if shard and loader.__name__.endswith("reference") else number
+
+
 def stored(state: dict) -> dict:
     """The state as a checkpoint file gives it back."""
     buffer = io.BytesIO()
@@ -215,13 +220,13 @@ def stored(state: dict) -> dict:
 @pytest.mark.parametrize("shard", [{}, {"rank": 1, "world": 2}], ids=["alone", "rank 1 of 2"])
 def test_resumed_epochs_equal_uninterrupted_ones(loader, photo_files, shard):
     """Bit for bit, with another number of workers; a state of another epoch gives other images."""
-    whole = train_loader(loader, photo_files, batch_size=2, workers=1, **shard)
+    whole = train_loader(loader, photo_files, batch_size=2, workers=workers(loader, shard, 1), **shard)
     found, states = [], []
     for epoch in range(4):
         states.append(stored(whole.state()))
         found.append(list(whole.epoch(epoch)))
     for start in range(1, 4):
-        resumed = train_loader(loader, photo_files, batch_size=2, workers=2, **shard)
+        resumed = train_loader(loader, photo_files, batch_size=2, workers=workers(loader, shard, 2), **shard)
         resumed.restore(states[start])
         again = [list(resumed.epoch(epoch)) for epoch in range(start, 4)]
         assert all(same(a, b) for a, b in zip(again, found[start:], strict=True))
@@ -231,7 +236,7 @@ def test_resumed_epochs_equal_uninterrupted_ones(loader, photo_files, shard):
 @pytest.mark.parametrize("shard", [{}, {"rank": 1, "world": 2}], ids=["alone", "rank 1 of 2"])
 def test_resumed_after_any_batch(loader, photo_files, shard):
     """The remaining batches of the epoch and the next epoch, bit for bit; also when cut a second time."""
-    whole = train_loader(loader, photo_files, batch_size=2, workers=1, **shard)
+    whole = train_loader(loader, photo_files, batch_size=2, workers=workers(loader, shard, 1), **shard)
     batches, states = [], []
     for epoch in range(2):
         for batch in whole.epoch(epoch):
@@ -239,7 +244,7 @@ def test_resumed_after_any_batch(loader, photo_files, shard):
             states.append(stored(whole.state()))
     steps = whole.steps_per_epoch
     for cut, state in enumerate(states, 1):
-        resumed = train_loader(loader, photo_files, batch_size=2, workers=2, **shard)
+        resumed = train_loader(loader, photo_files, batch_size=2, workers=workers(loader, shard, 2), **shard)
         resumed.restore(state)
         assert resumed.state()["step"] == (cut - 1) % steps + 1
         rest = []
@@ -247,7 +252,7 @@ def test_resumed_after_any_batch(loader, photo_files, shard):
             for batch in resumed.epoch(epoch):
                 rest.append(batch)
                 if len(rest) == 1 and cut + 1 < len(batches):
-                    again = train_loader(loader, photo_files, batch_size=2, workers=1, **shard)
+                    again = train_loader(loader, photo_files, batch_size=2, workers=workers(loader, shard, 1), **shard)
                     again.restore(stored(resumed.state()))
                     (first, *_) = [*again.epoch(cut // steps), *([] if (cut + 1) % steps else again.epoch(1))]
                     assert same([first], [batches[cut + 1]])

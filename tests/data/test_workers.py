@@ -24,7 +24,13 @@ def files(tmp_path):
     return sorted(str(path) for path in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("world", [1, 2], ids=["forked", "from the server"])
+@pytest.mark.parametrize(
+    "world",
+    [
+        pytest.param(1, id="forked"),
+        pytest.param(2, id="from the server", marks=pytest.mark.slow),
+    ],  # it starts in seconds
+)
 @pytest.mark.parametrize("name", ["TERM", "USR1", "INT"])
 def test_a_worker_heeds_its_own_process_only(files, world, name):
     """torchrun and Slurm send a signal to all processes of a job, and the training has to finish its step."""

@@ -129,8 +129,15 @@ def test_what_is_not_finite_stops_both_before_the_weights(pair, argv, tmp_path, 
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize(
+    ("loader", "split"),
+    [
+        ("torchvision", "train"),
+        ("torchvision", "val"),
+        ("dali", "train"),
+        pytest.param("dali", "val", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_that_goes_bad_stops_both_and_is_named(pair, argv, tmp_path, data, loader, split):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
