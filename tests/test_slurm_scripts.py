@@ -70,8 +70,13 @@ def test_the_command_of_a_node(tmp_path, monkeypatch):
     assert train.command()[1:] == new
     (out / "checkpoints").mkdir(parents=True)
     (out / "run.json").write_text("{}")
+    assert train.command()[1:] == new  # a folder that this job did not make: pcpad refuses it
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert train.command(main=False)[1:] == new
+    (out / "run.json").rename(out / "notes.txt")
+    assert train.command()[1:] == new  # nor is what is no run put aside
     assert out.exists()
+    (out / "notes.txt").rename(out / "run.json")
     assert train.command()[1:] == new  # killed before its first checkpoint: put aside, never deleted
     (aside,) = tmp_path.iterdir()
     assert aside.name.startswith("run.without-checkpoint-")

@@ -57,7 +57,8 @@ class Training(Checkpointable):
             command += ["--nodes", str(self.nodes), "--rendezvous", rendezvous()]
         if any(Path(self.out, "checkpoints").glob("step-*.pt")):
             return [*command, "--resume", self.out]
-        if main and os.path.isdir(self.out) and os.listdir(self.out):  # killed before its first checkpoint
+        again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+        if main and again and Path(self.out, "run.json").is_file():  # this job was killed before its first checkpoint
             os.rename(self.out, f"{self.out}.without-checkpoint-{int(time.time())}")
         return [*command, *self.arguments, "--out", self.out]
 
