@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,12 +48,15 @@ def pytest_runtest_setup(item):
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--done", type=Path, help="JSON lines of tests that have passed: they are not run again, new ones are added"
+        "--done",
+        type=lambda name: Path(name).resolve(),  # tests may change folder
+        help="JSON lines of tests that have passed: they are not run again, new ones are added",
     )
 
 
+@cache
 def code_digest() -> str:
-    """Digest of the library and of the tests."""
+    """Digest of the library and of the tests, as they were when this was first called."""
     root = Path(__file__).resolve().parents[1]
     files = sorted([*(root / "pcpad").rglob("*.py"), *(root / "tests").rglob("*.py")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
@@ -61,8 +65,8 @@ def code_digest() -> str:
 def pytest_collection_modifyitems(config, items):
     """Leave out what has passed with today's code, so that a long run can be broken off."""
     file = config.getoption("--done")
+    code = code_digest() if file else ""
     if file and file.is_file():
-        code = code_digest()
         lines = map(json.loads, file.read_text().splitlines())
         done = {line["test"] for line in lines if line["code"] == code}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])

@@ -12,6 +12,8 @@ from pathlib import Path
 from pcpad.folders import remove_empty
 
 NAME = ".lock"
+PATIENCE = 1.0
+"""Seconds that a holder has between its taking of the lock and its note of who it is."""
 
 
 @contextmanager
@@ -44,15 +46,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 def open_lock(path: Path) -> int:
     """Open and lock the file; raises ValueError where another process holds it."""
+    until = time.monotonic() + PATIENCE
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone, not of those it forks
         except (BlockingIOError, PermissionError):  # POSIX allows both
-            text = os.pread(handle, 1000, 0).decode(errors="replace")
+            holder = read_holder(os.pread(handle, 1000, 0))
             os.close(handle)
+            if holder is None and time.monotonic() < until:
+                time.sleep(0.01)
+                continue
             raise ValueError(
-                f"{path.parent} is in use by {describe(text)}; wait for it, or choose another folder"
+                f"{path.parent} is in use by {holder or 'another process'}; wait for it, or choose another folder"
             ) from None
         except BaseException:
             os.close(handle)
@@ -65,10 +71,15 @@ def open_lock(path: Path) -> int:
         os.close(handle)  # the holder removed this file while it was waited for
 
 
-def describe(text: str) -> str:
-    """Who holds a lock, from what it wrote into the file."""
+def read_holder(note: bytes) -> str | None:
+    """Who holds a lock, from the note in its file; None while the file is empty or holds a dead holder's note."""
     try:
-        holder = json.loads(text)
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        holder = json.loads(note)
+        told = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        if holder["host"] == platform.node():
+            os.kill(holder["pid"], 0)  # sends nothing: is it there?
+    except PermissionError:
+        pass  # it is, and another user's
+    except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError):
+        return None
+    return told

@@ -1,13 +1,17 @@
 """One run per folder: of two starts one proceeds, a dead holder is taken over."""
 
+import fcntl
+import json
 import multiprocessing
 import os
+import platform
 import signal
 import time
 
 import pytest
 
 from pcpad.cli import main
+from pcpad.training import lock
 from pcpad.training.lock import NAME, locked
 
 
@@ -56,6 +60,43 @@ def test_a_dead_holder_is_taken_over(holder, tmp_path):
     with locked(tmp_path / "run"):
         (tmp_path / "run/kept").touch()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["kept"]
+
+
+def hold_and_tell_later(path, leave, note: bytes) -> None:
+    """Take the lock by hand; write the note a while after."""
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        (path.parents[1] / "ready").touch()
+        time.sleep(0.2)
+        file.write(note.replace(b"PID", str(os.getpid()).encode()))
+        file.flush()
+        wait_for(leave)
+
+
+@pytest.mark.parametrize("before", ["", "a dead holder's"])
+def test_a_holder_that_has_not_yet_said_who_it_is_is_waited_for(tmp_path, before):
+    context = multiprocessing.get_context("fork")
+    gone = context.Process(target=int)
+    gone.start()
+    gone.join()
+    facts = {"host": platform.node(), "since": "2020-01-02"}
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / NAME
+    path.write_text(before and json.dumps({"pid": gone.pid, **facts}))
+    note = json.dumps({"pid": 0, **facts}).replace("0,", "PID,", 1).encode()
+    process = context.Process(target=hold_and_tell_later, args=(path, tmp_path / "leave", note))
+    process.start()
+    try:
+        wait_for(tmp_path / "ready")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lock, "PATIENCE", 0.0)
+            with pytest.raises(ValueError, match="run is in use by another process"), locked(tmp_path / "run"):
+                pass
+        with pytest.raises(ValueError, match=f"run is in use by process {process.pid} on "), locked(tmp_path / "run"):
+            pass
+    finally:
+        (tmp_path / "leave").touch()
+        process.join()
 
 
 def race(folder, number: int, starts) -> None:
