@@ -20,6 +20,7 @@ if ! "$python" -m venv .venv; then
     exit 1
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+# compiled once here, not by each process where Python may not write its cache: 4 s to import torch and timm, not 10
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 touch .venv/.ready
