@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.padding.sizes import smallest_size
 from tests.zoo import models, oracle
 from tests.zoo.redraw import redraw
+from tests.zoo.sizes import find_sizes
+from tests.zoo.structure import changed, structure
 
 LAYER_BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}
 """Largest relative error of one convolution's output, given the oracle's input."""
@@ -86,57 +87,6 @@ def worst(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
     return max(relative(a, b) for a, b in zip(got, wanted, strict=True))
 
 
-def demands(entry: models.Entry, model: nn.Module, size, device) -> list[tuple] | None:
-    """Input size and pads of every call of a padded convolution, or None where the model does not run."""
-    calls = []
-
-    def hook(conv, inputs, _):
-        height, width = inputs[0].shape[-2:]
-        calls.append(((height, width), oracle.pads_of(conv, (height, width))))
-
-    try:
-        with torch.no_grad(), oracle.hooked(oracle.padded_convs(model), hook):
-            models.run(entry, model, size, device)
-    except Exception:  # whatever a library raises for a size that it cannot take
-        return None
-    return calls
-
-
-def find_sizes(entry: models.Entry, modes) -> tuple[dict, dict, tuple[int, int] | None]:
-    """For each mode the smallest side at which the model runs and fills, and the next smaller one that runs.
-
-    Third, an input of reflect's height that is wider, if the model takes one: there every map is larger than its
-    pads, and left cannot be taken for right, nor rows for columns, as on a map of one pixel.
-    """
-    device, model = "meta", models.build_on_meta(entry)
-    own = models.own_size(entry, model)
-    if demands(entry, model, own, device) is None and demands(entry, model, 2 * own, device) is None:
-        device, model = "cpu", models.build(entry)  # detectors look at the values of their boxes
-    known: dict[int, list | None] = {}
-
-    def calls(size: int):
-        if size not in known:
-            fixed = models.fixed_size(entry) and size != own
-            known[size] = None if fixed else demands(entry, model, size, device)
-        return known[size]
-
-    def fit(made: list | None, mode: str) -> bool | None:
-        return None if made is None else all(oracle.fillable(size, pads, mode) for size, pads in made)
-
-    sizes, below = {}, {}
-    for mode in modes:
-        found = smallest_size(lambda s, mode=mode: fit(calls(s), mode), own)
-        sizes[mode], below[mode] = found
-        if sizes[mode] is None and models.fixed_size(entry):
-            below[mode] = own
-    wide, side = None, sizes.get("reflect")
-    if side:
-        widths = [side + more for more in (1, 2, 3, 4, 8, 16, 32)] if not models.fixed_size(entry) else []
-        fitting = (w for w in widths if fit(demands(entry, model, (side, w), device), "reflect"))
-        wide = (side, next(fitting, side))
-    return sizes, below, wide
-
-
 def prove(entry: models.Entry, modes=tuple(pcpad.PADDING_MODES), wide: tuple[int, int] | None = None) -> Proof:
     """Prove one model, in float64 where it can be (`models.dtype_of`); every parameter and buffer is redrawn.
 
@@ -200,7 +150,7 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
     names = oracle.padded_convs(model)
     convs = sum(isinstance(m, nn.Conv2d) for m in model.modules())
     proof = Proof(convs=convs, padded=len(names), sizes=sizes, wide=wide, scale=scale)
-    identities = {name: id(p) for name, p in model.named_parameters()}
+    before = structure(model)
     keys = list(model.state_dict())
     pending = set(names)  # convolutions that have not yet been seen to matter
     with torch.no_grad():
@@ -208,9 +158,9 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
             size = sizes[mode] or models.own_size(entry, model)
             check_mode(entry, model, names, mode, size, proof)
             if mode in ("partial", "replicate", "circular") and wide not in (None, (size, size)):
-                check_mode(entry, model, names, mode, wide, proof, undo=False)
-            if {name: id(p) for name, p in model.named_parameters()} != identities:
-                raise ProofFailed(f"{mode}: the parameters are not the same objects")
+                check_mode(entry, model, names, mode, wide, proof, keep=False)
+            if odd := changed(model, before):
+                raise ProofFailed(f"{mode}: back at zeros, module {odd[0]!r} is not what it was")
             if list(model.state_dict()) != keys:
                 raise ProofFailed(f"{mode}: the state dict has other keys")
             if mode != "zeros" and pending:
@@ -220,47 +170,49 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
             if below[mode] is not None:
                 check_refusal(entry, model, names, mode, below[mode])
                 proof.refused[mode] = below[mode]
+        for size, untouched in proof.untouched.items():
+            if not all(torch.equal(a, b) for a, b in zip(models.run(entry, model, size), untouched, strict=True)):
+                raise ProofFailed(f"back at zeros, at {size}, the result is not the untouched model's, bit for bit")
         check_influence(entry, model, names, pending, proof)
     return proof
 
 
-def check_mode(entry, model, names, mode, size, proof, undo: bool = True) -> None:
+def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> None:
     """Compare a conversion to one mode with the oracle, layer by layer and in the result, and undo it.
 
     Args:
-        undo: also compare the result after that with the untouched model's, bit for bit.
+        keep: also keep the untouched model's result, with which the model is compared after all modes.
     """
 
     def forward(m):
         return models.run(entry, m, size)
 
-    if undo and size not in proof.untouched:
+    if keep and size not in proof.untouched:
         proof.untouched[size] = forward(model)
-    wanted, outputs = oracle.oracle_run(model, names, forward, mode)
+    wanted, calls = oracle.oracle_run(model, names, forward, mode)
     if not all(t.isfinite().all() for t in wanted):
         raise Drowned(mode, f"{mode} at {size}: the oracle's result is not finite")
     on_small = "raise" if proof.sizes[mode] else "replicate"
+    identities = {name: id(p) for name, p in model.named_parameters()}
     report = pcpad.convert(model, mode, on_small=on_small)
+    if {name: id(p) for name, p in model.named_parameters()} != identities:
+        raise ProofFailed(f"{mode}: the parameters are not the same objects")
     if mode != "zeros" and set(report.converted) != set(names.values()):
         raise ProofFailed(f"{mode}: converted {sorted(set(report.converted) ^ set(names.values()))} differently")
-    position, errors = 0, [0.0]
-
-    def hook(conv, _, got):
-        nonlocal position
-        expected_conv, expected = outputs[position]
-        position += 1
-        error = relative(got, expected) if conv is expected_conv else float("inf")
-        if not error <= LAYER_BOUND[expected.dtype]:
-            raise ProofFailed(f"{mode} at {size}: layer {names[conv]!r} ({type(conv).__name__}) is off by {error:.3g}")
-        errors.append(error)
-        return expected.clone()  # so that the next layer starts from the oracle's input
-
-    with oracle.hooked(names, hook):
-        forward(model)
-    if position != len(outputs):
-        raise ProofFailed(f"{mode} at {size}: {position} calls of converted convolutions, not {len(outputs)}")
+    errors, order = [0.0], []
+    for conv, x, expected in calls:
+        errors.append(relative(conv(x), expected))
+        if not errors[-1] <= LAYER_BOUND[expected.dtype]:
+            layer = f"layer {names[conv]!r} ({type(conv).__name__})"
+            raise ProofFailed(f"{mode} at {size}: {layer} is off by {errors[-1]:.3g}")
     proof.layer_error[mode] = max(proof.layer_error.get(mode, 0.0), *errors)
-    error = worst(forward(model), wanted)
+    with oracle.hooked(names, lambda conv, *_: order.append(conv)):
+        result = forward(model)
+    if order != [conv for conv, *_ in calls]:
+        raise ProofFailed(
+            f"{mode} at {size}: {len(order)} calls of converted convolutions, not the {len(calls)} of before"
+        )
+    error = worst(result, wanted)
     proof.result_error[mode] = max(proof.result_error.get(mode, 0.0), error)
     bound = RESULT_BOUND[models.dtype_of(entry)]
     if not error <= bound:
@@ -270,20 +222,18 @@ def check_mode(entry, model, names, mode, size, proof, undo: bool = True) -> Non
             message = f"{mode} at {size}: the result is off by {error:.3g}"
             raise ProofFailed(message) if noise <= bound else Drowned(mode, message)
     pcpad.convert(model, "zeros")
-    if undo and not all(torch.equal(a, b) for a, b in zip(forward(model), proof.untouched[size], strict=True)):
-        raise ProofFailed(f"{mode} at {size}: back at zeros the result is not the untouched model's, bit for bit")
 
 
 def rounding(model, names, forward, mode, wanted, on_small) -> float:
     """How far noise of rounding size on each layer moves the oracle's result: its relative error."""
     generator = torch.Generator().manual_seed(3)
 
-    def hook(conv, inputs, _):
-        y = oracle.convolve(conv, inputs[0], mode)
+    def noisy(conv, x):
+        y = oracle.convolve(conv, x, mode)
         return y * (1 + NOISE[y.dtype] * torch.randn(y.shape, generator=generator))
 
     pcpad.convert(model, "zeros")
-    with oracle.hooked(names, hook):
+    with oracle.replaced(names, noisy):
         moved = worst(forward(model), wanted)
     pcpad.convert(model, mode, on_small=on_small)
     return moved

@@ -23,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "experiments" / "zoo" / "table.csv"
 MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+PROOF = ("models", "oracle", "proof", "redraw", "sizes", "structure")
+"""The files of the proof."""
 COLUMNS = ["model", "family", "kind", "parameters", "convs", "converted", "classes", "status"]
 COLUMNS += [f"size_{mode}" for mode in MODES] + ["wide"]
 COLUMNS += [f"refused_{mode}" for mode in ("reflect", "circular")]
@@ -37,7 +39,9 @@ NOTHING = "no convolution pads"
 def code_digest() -> str:
     """Digest of the surgery and of the proof, without comments and docstrings, and of the libraries' versions."""
     files = [ROOT / "pcpad" / "padding" / f"{name}.py" for name in surgery_files()]
-    files += [ROOT / "tests" / "zoo" / f"{name}.py" for name in ("models", "oracle", "proof", "redraw")]
+    files += [
+        ROOT / "tests" / "zoo" / f"{name}.py" for name in ("models", "oracle", "proof", "redraw", "sizes", "structure")
+    ]
     parts = [f"{name} {version(name).partition('+')[0]}" for name in ("torch", "torchvision", "timm")]
     for path in files:
         tree = ast.parse(path.read_text())

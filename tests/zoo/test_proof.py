@@ -171,6 +171,47 @@ def test_a_way_back_that_is_not_bit_exact_fails_the_proof(entries, monkeypatch):
         proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
 
 
+@pytest.mark.parametrize(
+    ("what", "name"), [("attribute", "layer1.0.conv1"), ("class", "bn1"), ("hook", "layer1.0.act1")]
+)
+def test_a_way_back_that_leaves_something_behind_fails_the_proof(entries, monkeypatch, what, name):
+    """Also where no result shows it."""
+    right = pcpad.convert
+
+    def wrong(model, mode, **options):
+        report = right(model, mode, **options)
+        module = model.get_submodule(name)
+        if what == "attribute":
+            module.left_over = 1
+        elif what == "class":
+            module.__class__ = type("Other", (type(module),), {})
+        else:
+            module.register_forward_hook(lambda *_: None)
+        return report
+
+    monkeypatch.setattr(proof.pcpad, "convert", wrong)
+    with pytest.raises(proof.ProofFailed, match=f"zeros: back at zeros, module '{name}' is not what it was"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
+def test_a_conversion_that_changes_another_module_fails_the_proof(entries, monkeypatch):
+    """The oracle runs on the untouched model, so that what the converted model does elsewhere is seen."""
+    right = pcpad.convert
+
+    def wrong(model, mode, **options):
+        report = right(model, mode, **options)
+        model.layer1[0].act1.__class__ = nn.ReLU if mode == "zeros" else nn.GELU
+        return report
+
+    def forward(self, x):
+        return nn.functional.relu(x) if type(self) is nn.ReLU else nn.functional.gelu(x)
+
+    monkeypatch.setattr(nn.GELU, "forward", forward)
+    monkeypatch.setattr(proof.pcpad, "convert", wrong)
+    with pytest.raises(proof.ProofFailed, match=r"partial at \d+: the result is off by"):
+        proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
+
+
 def test_a_model_that_ignores_its_convolutions_is_vacuous(entries, monkeypatch):
     def numb(model, **options):
         redraw(model, **options)
