@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pcpad.cli import main, option_names, parse, train_settings
+from pcpad.arguments import option_names, parse
+from pcpad.cli import main, train_settings
 from pcpad.config import (
     DataSettings,
     EvalSettings,

@@ -7,7 +7,7 @@ import torch
 
 import pcpad
 from pcpad import models
-from pcpad.cli import parse
+from pcpad.arguments import parse
 from pcpad.config import TrainSettings
 from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.optimizer import make_optimizer

@@ -1,0 +1,25 @@
+"""Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
+
+from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
+from pcpad.config.fields import nearest
+from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
+from pcpad.config.plain import differences, digest, to_dict, yaml_text
+from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
+
+__all__ = [
+    "AugmentSettings",
+    "CheckSettings",
+    "DataSettings",
+    "EvalSettings",
+    "InspectSettings",
+    "OptimSettings",
+    "PreprocessSettings",
+    "SaveSettings",
+    "ScheduleSettings",
+    "TrainSettings",
+    "differences",
+    "digest",
+    "nearest",
+    "to_dict",
+    "yaml_text",
+]

@@ -1,0 +1,100 @@
+"""Settings of the other commands: eval, inspect, data check."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pcpad.config.fields import aside, check, check_size
+from pcpad.config.images import DataSettings, PreprocessSettings
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """One evaluation, or a grid of paddings and sizes: of a run, or of a model with weights."""
+
+    run: str | None = None
+    """Folder of a run; its model, padding, size, preprocessing and data are the defaults of all below."""
+    model: str | None = None
+    """Without a run: as in train."""
+    weights: str | None = None
+    """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the run."""
+    ema: bool | None = None
+    """The averaged weights of the run; where the run has them if not given."""
+    padding: str | None = None
+    """Padding mode to evaluate with; the run's, or zeros, if not given."""
+    paddings: str | None = None
+    """Several modes: `zeros,partial`, or `all`."""
+    power: float | None = None
+    """Exponent on the ratio of partial padding; the run's, or 1, if not given."""
+    on_small: Literal["raise", "replicate"] | None = None
+    """What reflect and circular do where a feature map is smaller than its pad; as the run, or `raise`."""
+    size: int | None = None
+    """Side of the image in pixels; the run's, or the model's own, if not given."""
+    sizes: str | None = None
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """Which images."""
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    """How an image becomes a tensor."""
+    batch_size: int = aside(64)
+    """Images of one step."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Mixed precision."""
+    channels_last: bool = aside(True)
+    """Memory format."""
+    device: Literal["auto", "cuda", "cpu", "mps"] = aside("auto")
+    """`auto` is cuda where there is an NVIDIA GPU, else cpu."""
+    out: str | None = aside(None)
+    """Where the records go; the run's folder, or a new one below runs/, if not given."""
+
+    def __post_init__(self):
+        check_size(self.size)
+        check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        if self.data.exclude is not None:
+            raise ValueError("--data.exclude is for training: validation images are never left out")
+        if (self.run is None) == (self.model is None):
+            raise ValueError("say what to evaluate: either --run DIR, or --model NAME with --weights")
+        if self.run is not None and self.weights is not None:
+            raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
+        if self.model is not None and self.weights is None:
+            raise ValueError(f"--model {self.model} needs --weights: a file, a name, or `pretrained`")
+        for one, many in (("padding", "paddings"), ("size", "sizes")):
+            if getattr(self, one) is not None and getattr(self, many) is not None:
+                raise ValueError(f"give --{one} or --{many}, not both")
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """What a padding mode would do to a model: from its shapes alone, without weights or data."""
+
+    model: str | None = None
+    """`resnet50`, `torchvision/NAME` (detectors and segmentation too) or `timm/NAME`; or the first word of the call."""
+    padding: str = "partial"
+    """Padding mode to look at."""
+    size: int | None = None
+    """Side of the image in pixels; the model's own if not given."""
+    search: bool = True
+    """Look for the smallest input that works, for each layer and for the model."""
+    out: str | None = aside(None)
+    """Also write the inspection as JSON to this file."""
+
+    def __post_init__(self):
+        check_size(self.size)
+        if self.model is None:
+            raise ValueError("say which model: pcpad inspect NAME")
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Decode every image of a data set once, name the damaged ones and remember the others."""
+
+    data: str = "auto"
+    """As in train, or a folder of class folders."""
+    workers: int | None = None
+    """Threads that decode; the number of cores if not given."""
+    out: str | None = None
+    """Write the names of damaged training images to this file, so that `pcpad train --data.exclude` leaves them out."""
+
+    def __post_init__(self):
+        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
