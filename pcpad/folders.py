@@ -8,7 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def result_folder(folder: Path, result: str) -> Iterator[Path]:
-    """Make `folder` for the time of a command; on an error without the file `result` in it, undo that.
+    """Make `folder` for the time of a command; on an error without a result in it, undo that.
+
+    Args:
+        result: a glob of what is a result.
 
     Only what was made here is removed: a folder that was there before stays, and what it held.
 
@@ -28,7 +31,7 @@ def result_folder(folder: Path, result: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not (folder / result).exists():
+        if not any(folder.glob(result)):
             for path in set(folder.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             remove_empty(created)

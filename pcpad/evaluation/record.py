@@ -20,6 +20,35 @@ SCHEMA = 1
 """Version of the record."""
 
 
+def evaluated_settings(
+    *,
+    model: str,
+    num_classes: int,
+    padding: str,
+    power: float,
+    on_small: str,
+    transform: EvalTransform,
+    ema: bool,
+    loader: str,
+    amp: str,
+) -> dict:
+    """What of an evaluation's settings changes its result: as the record states it, and its digest is of."""
+    preprocess = asdict(transform)
+    del preprocess["size"]
+    return {
+        "model": model,
+        "num_classes": num_classes,
+        "padding": padding,
+        "power": power,
+        "on_small": on_small,
+        "size": transform.label,
+        "preprocess": preprocess,
+        "ema": ema,
+        "loader": loader,
+        "amp": amp,
+    }
+
+
 def make_record(
     counts: Counts,
     *,
@@ -56,20 +85,17 @@ def make_record(
         excluded: damaged training images that were left out when the weights were trained.
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
     """
-    preprocess = asdict(transform)
-    del preprocess["size"]
-    evaluated = {
-        "model": model,
-        "num_classes": num_classes,
-        "padding": padding,
-        "power": power,
-        "on_small": on_small,
-        "size": transform.label,
-        "preprocess": preprocess,
-        "ema": ema,
-        "loader": loader,
-        "amp": amp,
-    }
+    evaluated = evaluated_settings(
+        model=model,
+        num_classes=num_classes,
+        padding=padding,
+        power=power,
+        on_small=on_small,
+        transform=transform,
+        ema=ema,
+        loader=loader,
+        amp=amp,
+    )
     return {
         "schema": SCHEMA,
         "id": uuid4().hex[:12],
@@ -99,8 +125,10 @@ def make_record(
     }
 
 
-def write_record(folder: Path, record: dict, counts: Counts) -> None:
+def write_record(folder: Path, record: dict, counts: Counts) -> dict:
     """Append a record to ``records.jsonl`` and put ``records/<name>.npz`` beside it; the .npz comes first.
+
+    Returns the record with the name of the .npz, as it was written.
 
     The .npz holds `index` int64 ``(n,)``, `label` int64 ``(n,)`` and `top5` int32 ``(n, k)``.
 
@@ -118,8 +146,10 @@ def write_record(folder: Path, record: dict, counts: Counts) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    written = {**record, "predictions": name}
     with open(folder / "records.jsonl", "a") as file:
-        file.write(json.dumps({**record, "predictions": name}) + "\n")
+        file.write(json.dumps(written) + "\n")
+    return written
 
 
 def read_records(folder: Path) -> list[dict]:

@@ -87,7 +87,7 @@ def test_mistakes(folder, tmp_path, capsys):
         ("--sizes=own:64",): "sizes must be positive integers, or native:N",
         (
             "--sizes=native:64",
-            "--paddings=zeros,reflect",
+            "--paddings=reflect",
         ): "native sizes go with zeros and partial padding, not with reflect",
     }.items():
         assert main([*common, *options]) != 0
