@@ -17,7 +17,7 @@ from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
 from pcpad.data.native import eval_order
 from pcpad.environment import hardware, num_cores, pick_device
-from pcpad.evaluation.cells import Cell, Shelf, is_native, possible, recorded, write_reasons
+from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, recorded, write_reasons
 from pcpad.evaluation.compare import interval
 from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
@@ -99,9 +99,8 @@ def evaluate(settings: EvalSettings) -> Path:
 def make_cell(settings: EvalSettings, subject: Subject, data: DataSet, loader: str, padding: str, transform) -> Cell:
     """A cell that has seen nothing."""
     evaluated = evaluated_settings(**what(settings, subject, loader, padding, transform))
-    facts = {"settings_digest": digest(evaluated), "manifest_digest": data.val.digest}
-    facts |= {key: subject.facts.get(key) for key in ("run", "run_digest", "weights_digest", "checkpoint", "step")}
-    return Cell(padding, transform, facts, Tally(subject.num_classes))
+    facts = subject.facts | {"settings_digest": digest(evaluated), "manifest_digest": data.val.digest}
+    return Cell(padding, transform, {key: facts.get(key) for key in SAME}, Tally(subject.num_classes))
 
 
 def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, transform) -> dict:
