@@ -1,9 +1,13 @@
-"""Folders that results go to: made when a command starts, gone again if it fails before there is a result."""
+"""Folders that results go to: made when a command starts, gone again if it fails without a result; full disks."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LEAST_FREE = 64
+"""MiB of free space below which a disk counts as full."""
 
 
 @contextmanager
@@ -43,3 +47,13 @@ def remove_empty(folders: list[Path]) -> None:
     for path in folders:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def reason(path: Path, error: BaseException) -> str:
+    """Why a write failed, with the space left where that is near nothing."""
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return str(error)
+    free = room.f_bavail * room.f_frsize / 2**20
+    return f"the disk is full ({free:.0f} MiB free)" if free < LEAST_FREE else f"{error} ({free:.0f} MiB free)"

@@ -114,9 +114,12 @@ class Shelf:
     def load(self, cell: Cell) -> None:
         """Go on from what was kept; a damaged file counts as none."""
         damage = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
-        with contextlib.suppress(FileNotFoundError, *damage), open(self.path(cell), "rb") as file:
-            with np.load(file) as kept:
-                cell.tally.load({name: kept[name] for name in kept.files})
+        with (
+            contextlib.suppress(FileNotFoundError, *damage),
+            open(self.path(cell), "rb") as file,
+            np.load(file) as kept,
+        ):
+            cell.tally.load({name: kept[name] for name in kept.files})
 
     def clear(self, cell: Cell) -> None:
         """Forget a cell."""

@@ -14,7 +14,8 @@ from pcpad.config import digest
 from pcpad.data.batch import EvalTransform
 from pcpad.environment import commit, hardware, versions
 from pcpad.evaluation.counts import Counts
-from pcpad.training.logbook import read_lines
+from pcpad.folders import reason
+from pcpad.training.logbook import append_line, read_lines
 
 SCHEMA = 1
 """Version of the record."""
@@ -143,13 +144,32 @@ def write_record(folder: Path, record: dict, counts: Counts) -> dict:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, index=counts.index, label=counts.label, top5=counts.predictions)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        why = reason(path, error)  # before the room that the temporary file took is free again
         temporary.unlink(missing_ok=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(f"{path} could not be written: {why}") from error
     written = {**record, "predictions": name}
-    with open(folder / "records.jsonl", "a") as file:
-        file.write(json.dumps(written) + "\n")
+    append_line(folder / "records.jsonl", written)
     return written
+
+
+def rewind(folder: Path, step: int, evaluated: bool) -> None:
+    """Drop the records of epochs that a resumed run does again: those after `step`, and of it unless `evaluated`.
+
+    Records that pcpad eval has written stay.
+    """
+    records = read_records(folder)
+    last = step if evaluated else step - 1
+    kept = [r for r in records if r["checkpoint"] != "epoch" or r["step"] <= last]
+    if len(kept) < len(records):
+        temporary = folder / "records.jsonl.tmp"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(temporary, folder / "records.jsonl")
+        for record in records:
+            if record not in kept:
+                (folder / record["predictions"]).unlink(missing_ok=True)
 
 
 def read_records(folder: Path) -> list[dict]:
