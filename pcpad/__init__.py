@@ -12,6 +12,7 @@ _EXPORTS = {
     "debug": "pcpad.padding",
     "inspect": "pcpad.padding",
     "register_conv": "pcpad.padding",
+    "register_padding": "pcpad.padding",
 }
 __all__ = [
     "PADDING_MODES",
@@ -23,6 +24,7 @@ __all__ = [
     "debug",
     "inspect",
     "register_conv",
+    "register_padding",
 ]
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from pcpad.padding import PADDING_MODES
 from pcpad.ragged import RaggedBatch, RaggedError
 
 MULTIPLE = 32
@@ -28,7 +29,7 @@ def probe(model: nn.Module, name: str, padding: str, size: int) -> None:
 
 def refuse_filling(paddings: list[str]) -> None:
     """Raise ValueError for padding modes that images of native size cannot have."""
-    filling = [padding for padding in paddings if padding not in ("zeros", "partial")]
+    filling = [padding for padding in paddings if PADDING_MODES[padding].fills]
     if filling:
         raise ValueError(
             f"native sizes go with zeros and partial padding, not with {', '.join(filling)}, which fill from the edge "

@@ -13,7 +13,7 @@ from pcpad.training.state import State
 
 pytestmark = pytest.mark.gpu
 
-MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+MODES = list(pcpad.PADDING_MODES)
 
 
 def network():

@@ -28,7 +28,7 @@ class EvalSettings:
     power: float | None = None
     """Exponent on the ratio of partial padding; the run's, or 1, if not given."""
     on_small: Literal["raise", "replicate"] | None = None
-    """What reflect and circular do where a feature map is smaller than its pad; as the run, or `raise`."""
+    """What reflect, symmetric and circular do where a feature map is smaller than its pad; as the run, or `raise`."""
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None

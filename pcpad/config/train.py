@@ -80,11 +80,11 @@ class TrainSettings:
     model: str = "resnet50"
     """`torchvision/NAME`, `timm/NAME` or a bare name (torchvision's where it has it, else timm's)."""
     padding: str = "partial"
-    """Padding mode: zeros, partial, reflect, replicate, circular."""
+    """Padding mode: zeros, partial, partial_sqrt, reflect, symmetric, replicate, circular, mean."""
     power: float = 1.0
     """Exponent on the ratio of partial padding; 1 is the paper's."""
     on_small: Literal["raise", "replicate"] = "raise"
-    """What reflect and circular do where a feature map is smaller than its pad."""
+    """What reflect, symmetric and circular do where a feature map is smaller than its pad."""
     weights: str | None = aside(None)
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False

@@ -25,7 +25,7 @@ from pcpad.evaluation.show import show
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
-from pcpad.padding.modes import canonical
+from pcpad.padding.modes import canonical, power_of
 from pcpad.progress import Progress, say
 
 KEEP_SECONDS = 300.0
@@ -109,7 +109,7 @@ def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, tr
         "model": str(subject.name),
         "num_classes": subject.num_classes,
         "padding": padding,
-        "power": options(subject, padding).get("power", 1.0),
+        "power": power_of(padding, subject.power),
         "on_small": subject.on_small,
         "transform": transform,
         "ema": subject.facts["ema"],

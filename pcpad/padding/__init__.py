@@ -4,7 +4,7 @@ from pcpad.padding.coverage import coverage, ratio
 from pcpad.padding.debug import debug
 from pcpad.padding.handlers import ConvHandler, register_conv
 from pcpad.padding.inspection import Inspection, inspect
-from pcpad.padding.modes import PADDING_MODES, PaddingMode
+from pcpad.padding.modes import PADDING_MODES, PaddingMode, register_padding
 from pcpad.padding.partial import PartialConv2d
 from pcpad.padding.report import LayerReport, SurgeryReport
 from pcpad.padding.surgery import convert
@@ -23,4 +23,5 @@ __all__ = [
     "inspect",
     "ratio",
     "register_conv",
+    "register_padding",
 ]

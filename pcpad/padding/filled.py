@@ -1,14 +1,12 @@
-"""Filled padding: a convolution whose padding is taken from the image (reflect, replicate, circular)."""
+"""Filled padding: a convolution whose padding is taken from the image (reflect, replicate, circular and others)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcpad.padding.coverage import Pads, conv_pads
+from pcpad.padding.fillers import FILLERS
 from pcpad.padding.partial import sole_input
-
-SMALLEST = {"reflect": lambda pad: pad + 1, "replicate": lambda pad: 1, "circular": lambda pad: pad}
-"""Mode to the shortest side, in pixels, that can fill a pad of that many pixels."""
 
 
 @torch.fx.wrap  # one node in a symbolic trace, so that a trace does not depend on the input size
@@ -18,7 +16,7 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
     Args:
         x: ``(N, C, H, W)`` or ``(C, H, W)``.
         pads: ``(top, bottom, left, right)``, in pixels.
-        mode: ``"reflect"``, ``"replicate"`` or ``"circular"``, as in ``torch.nn.functional.pad``.
+        mode: a name of `fillers.FILLERS`.
         on_small: what to do with a map that is too small for the mode: ``"raise"`` or ``"replicate"``.
         layer: name of the layer, for the message.
 
@@ -26,10 +24,16 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
         `x` with H grown by top + bottom and W by left + right.
 
     Raises:
-        ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``.
+        ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``; or the mode is not known here.
     """
+    if mode not in FILLERS:
+        raise ValueError(
+            f"padding mode {mode!r} is not known to this process: call pcpad.register_padding first, as where the "
+            f"model was converted; known are {', '.join(FILLERS)}"
+        )
     top, bottom, left, right = pads
-    need = (SMALLEST[mode](max(top, bottom)), SMALLEST[mode](max(left, right)))
+    smallest = FILLERS[mode].smallest
+    need = (smallest(max(top, bottom)), smallest(max(left, right)))
     if x.shape[-2] < need[0] or x.shape[-1] < need[1]:
         if on_small == "raise":
             where = f"layer {layer!r}" if layer else "a convolution"
@@ -39,32 +43,7 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
                 "use a larger input, or convert with on_small='replicate'"
             )
         mode = on_small
-    if mode == "replicate" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return repeat_edges(x, pads)
-    return F.pad(x, (left, right, top, bottom), mode=mode)
-
-
-def repeat_edges(x: Tensor, pads: Pads) -> Tensor:
-    """Replicate padding from views of the edges, for generated code.
-
-    In torch 2.13 the compiled backward pass of ``F.pad(mode="replicate")`` stops at an assertion where feature maps are
-    channels_last: the shape function of ``aten::replication_pad2d_backward`` predicts contiguous strides.
-
-    Args:
-        x: ``(N, C, H, W)`` or ``(C, H, W)``, no side of it 0.
-        pads: ``(top, bottom, left, right)``, in pixels.
-
-    Returns:
-        As `fill` with mode ``"replicate"``.
-    """
-    top, bottom, left, right = pads
-    for dim, before, after in ((-2, top, bottom), (-1, left, right)):
-        shape = list(x.shape)
-        shape[dim] = before
-        first = x.narrow(dim, 0, 1).expand(shape)
-        shape[dim] = after
-        x = torch.cat([first, x, x.narrow(dim, x.shape[dim] - 1, 1).expand(shape)], dim)
-    return x
+    return FILLERS[mode].pad(x, pads)
 
 
 class FilledPadding:
@@ -95,7 +74,8 @@ class FilledPadding:
 class FilledConv2d(FilledPadding, nn.Conv2d):
     """An ``nn.Conv2d`` that fills its padding from the image and explains itself where the image is too small.
 
-    The same numbers as ``nn.Conv2d(..., padding_mode=mode)``, with the same state dict. Made by `pcpad.convert`.
+    The same numbers as ``nn.Conv2d(..., padding_mode=mode)`` where torch has the mode, with the same state dict. Made
+    by `pcpad.convert`.
 
     Attributes:
         pcpad_on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.

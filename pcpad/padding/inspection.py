@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcpad.padding.coverage import Pads, conv_pads, coverage, pair
-from pcpad.padding.filled import SMALLEST
+from pcpad.padding.fillers import FILLERS
 from pcpad.padding.folding import folded
 from pcpad.padding.functions import FunctionWatch
 from pcpad.padding.handlers import handler_of, original_class
@@ -191,7 +191,7 @@ def pads_at(conv: nn.Conv2d, size: tuple[int, int]) -> Pads:
 
 def smallest_map(pads: Pads, mode: str) -> tuple[int, int]:
     """The smallest map whose pads a mode can fill."""
-    need = SMALLEST.get(mode, lambda _: 1)
+    need = FILLERS[mode].smallest if mode in FILLERS else lambda _: 1
     return (max(1, need(max(pads[:2]))), max(1, need(max(pads[2:]))))
 
 

@@ -86,13 +86,13 @@ class SurgeryReport:
     @property
     def warning(self) -> str:
         """What the user must know of the result; empty if nothing."""
-        if not self.folded or self.mode != "partial":
+        if not self.folded or not self.mode.startswith("partial"):
             return ""
         some = ", ".join(name or "the model" for name in self.folded[:3]) + (", ..." if len(self.folded) > 3 else "")
         return (
             f"{self.model} looks folded already ({some}): its kernels hold identity or side branches, which partial "
             "padding rescales with the rest, and the ratios compound from block to block. Convert the form that is "
-            "trained, before reparameterize or fuse; reflect, replicate and circular are exact on a folded model too"
+            "trained, before reparameterize or fuse; modes that fill, as reflect, are exact on a folded model too"
         )
 
     def to_dict(self) -> dict:

@@ -12,7 +12,7 @@ from pcpad.padding.coverage import conv_pads, pair
 from pcpad.padding.filled import FilledPadding
 from pcpad.padding.folding import folded, guard_folding
 from pcpad.padding.handlers import behaviour_of, derive, handler_of, original_class, put_class, qualified
-from pcpad.padding.modes import PADDING_MODES, canonical
+from pcpad.padding.modes import PADDING_MODES, canonical, power_of
 from pcpad.padding.padders import describe
 from pcpad.padding.partial import PartialConv2d, PartialPadding
 from pcpad.padding.pools import count_padding, is_average_pool, judge_pool
@@ -86,13 +86,13 @@ def convert(
 
     names = module_names(model)
     chosen = select(names, include, exclude)
-    wanted = Wanted(mode, float(power), on_small, pools)
+    wanted = Wanted(mode, float(power_of(mode, power)), on_small, pools)
     planned = [(m, layer_report(m, paths, wanted, m in chosen)) for m, paths in names.items()]
     plan = [(module, layer) for module, layer in planned if layer is not None]
     report = SurgeryReport(
         model=type(model).__qualname__,
         mode=mode,
-        power=float(power),
+        power=wanted.power,
         on_small=on_small,
         layers=tuple(layer for _, layer in plan),
         folded=tuple(folded(model)),

@@ -4,6 +4,7 @@ import numpy as np
 
 from pcpad.evaluation.counts import Counts, Interrupted, count
 from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.padding.modes import power_of
 from pcpad.progress import Progress, say
 from pcpad.training.guard import diverged
 from pcpad.training.logbook import Logbook
@@ -49,7 +50,7 @@ def epoch_record(training, counts: Counts) -> dict:
         num_classes=len(job.data.classes),
         padding=settings.padding,
         padding_trained=settings.padding,
-        power=settings.power,
+        power=power_of(settings.padding, settings.power),
         on_small=settings.on_small,
         transform=job.transform,
         data=job.data.name,

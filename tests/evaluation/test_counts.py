@@ -11,6 +11,7 @@ from pcpad.data.batch import Batch, EvalTransform
 from pcpad.evaluation.counts import count
 from pcpad.evaluation.record import make_record, read_records, write_record
 from pcpad.evaluation.run import parse_paddings, parse_sizes
+from pcpad.padding import PADDING_MODES
 
 CPU = torch.device("cpu")
 
@@ -118,7 +119,7 @@ def test_record_states_what_the_design_asks_for(tmp_path):
 
 
 def test_grids():
-    assert parse_paddings("all") == ["zeros", "partial", "reflect", "replicate", "circular"]
+    assert parse_paddings("all") == list(PADDING_MODES)
     assert parse_paddings("zero, partial,zeros") == ["zeros", "partial"]
     assert parse_sizes("128, native:160,128") == [(128, False), (160, True)]
     with pytest.raises(ValueError, match="did you mean 'partial'"):

@@ -13,9 +13,22 @@ def source(mode: str, position: int, size: int) -> int | None:
         return 0 if position < 0 else size - 1
     if mode == "circular":
         return position % size
+    if mode == "symmetric":
+        return -1 - position if position < 0 else 2 * size - 1 - position
     if mode == "reflect":
         return -position if position < 0 else 2 * (size - 1) - position
-    return None  # zeros and partial
+    return None  # zeros, partial and mean
+
+
+def mean_around(x, at: tuple[int, int], pads):
+    """The mean of the pixels not further than the pads from the pixel of x (N, C, H, W) that is nearest to `at`."""
+    total, pixels = np.zeros(x.shape[:2]), 0
+    nearest = [min(max(place, 0), size - 1) for place, size in zip(at, x.shape[2:], strict=True)]
+    for row, col in itertools.product(range(x.shape[2]), range(x.shape[3])):
+        if abs(row - nearest[0]) <= max(pads[:2]) and abs(col - nearest[1]) <= max(pads[2:]):
+            total += x[:, :, row, col]
+            pixels += 1
+    return total / pixels
 
 
 def conv2d(
@@ -37,11 +50,15 @@ def conv2d(
         for a, b in itertools.product(range(kh), range(kw)):
             row = source(mode, i * stride[0] - pads[0] + a * dilation[0], height)
             col = source(mode, j * stride[1] - pads[2] + b * dilation[1], width)
-            if row is not None and col is not None:
+            if mode == "mean" and (row is None or col is None):
+                at = i * stride[0] - pads[0] + a * dilation[0], j * stride[1] - pads[2] + b * dilation[1]
+                total += mean_around(x[:, first : first + in_group], at, pads) @ weight[o, :, a, b]
+            elif row is not None and col is not None:
                 known += 1
                 total += x[:, first : first + in_group, row, col] @ weight[o, :, a, b]
         offset = 0.0 if bias is None else bias[o]
-        if mode == "partial":
+        if mode in ("partial", "partial_sqrt"):
+            power = 0.5 if mode == "partial_sqrt" else power
             y[:, o, i, j] = total * (kh * kw / known) ** power + offset if known else 0.0
         else:
             y[:, o, i, j] = total + offset

@@ -16,7 +16,7 @@ import pcpad
 from pcpad.padding import handlers
 from tests.padding.oracle import conv2d
 
-MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+MODES = list(pcpad.PADDING_MODES)
 TIMM = ["Conv2dSame", "Conv2dSameExport", "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"]
 GEOMETRIES = [  # kernel, stride, dilation, groups, size
     ((3, 3), (1, 1), (1, 1), 1, (6, 7)),
@@ -83,7 +83,8 @@ def test_timm_subclasses_equal_loops_in_every_mode(kind, geometry):
         wanted = expected(conv, kind, x, mode, *((size, *geometry[:4])))
         torch.testing.assert_close(net(x), wanted, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(copy.deepcopy(net)(x), wanted, rtol=1e-12, atol=1e-12)
-        seen.append(wanted)
+        if mode != "symmetric":  # of a pad of one pixel the same as replicate
+            seen.append(wanted)
     if any(tensorflow_pads(size, kernel, stride, dilation)):
         assert min((a - b).abs().max() for i, a in enumerate(seen) for b in seen[:i]) > 1e-3  # the modes do differ
     pcpad.convert(net, "zeros")

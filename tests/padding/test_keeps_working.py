@@ -14,7 +14,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import pcpad
-from pcpad.padding.filled import repeat_edges
+from pcpad.padding.fillers import repeat_edges
 from pcpad.padding.handlers import behaviour_of
 
 MODES = ["partial", "reflect", "replicate", "circular"]

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 import pcpad
 from tests.padding.oracle import conv2d
 
-MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+MODES = list(pcpad.PADDING_MODES)
 
 
 class Net(nn.Module):

@@ -56,18 +56,39 @@ def sources(mode: str, size: int, outputs: int, stride: int, before: int, shift:
             at = max(0, min(size - 1, at))
         elif not inside and mode == "circular":
             at %= size
+        elif not inside and mode == "symmetric":
+            at = -1 - at if at < 0 else 2 * size - 1 - at
         elif not inside and mode == "reflect":
             at = -at if at < 0 else 2 * (size - 1) - at
         known.append(0 <= at < size)
         pixels.append(at if known[-1] else 0)
-        assert known[-1] or mode in ("zeros", "partial"), "the map is too small for the mode"
+        assert known[-1] or mode in ("zeros", "partial", "partial_sqrt"), "the map is too small for the mode"
     return pixels, known
 
 
 def fillable(size: tuple[int, int], pads: tuple[int, int, int, int], mode: str) -> bool:
     """Whether a map is large enough for its pads: a mirror needs one pixel more than the pad, a torus as many."""
-    spare = {"reflect": 1, "circular": 0}.get(mode)
+    spare = {"reflect": 1, "symmetric": 0, "circular": 0}.get(mode)
     return spare is None or all(max(pads[2 * i : 2 * i + 2]) + spare <= size[i] for i in (0, 1))
+
+
+def continued(x: torch.Tensor, pads: tuple[int, int, int, int]) -> torch.Tensor:
+    """An image whose padding holds the mean around the nearest pixel, as far as the pads are wide."""
+    (height, width), (top, bottom, left, right) = x.shape[2:], pads
+    far = max(top, bottom), max(left, right)
+    y = x.new_empty(*x.shape[:2], height + top + bottom, width + left + right)
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            row, col = min(max(i - top, 0), height - 1), min(max(j - left, 0), width - 1)
+            if (row, col) == (i - top, j - left):
+                y[:, :, i, j] = x[:, :, row, col]
+            else:
+                rows, cols = (
+                    slice(max(row - far[0], 0), row + far[0] + 1),
+                    slice(max(col - far[1], 0), col + far[1] + 1),
+                )
+                y[:, :, i, j] = x[:, :, rows, cols].mean((2, 3))
+    return y
 
 
 @torch.no_grad()
@@ -79,6 +100,10 @@ def convolve(conv: nn.Conv2d, x: torch.Tensor, mode: str) -> torch.Tensor:
     top, bottom, left, right = pads_of(conv, (height, width))
     (kh, kw), (sh, sw), (dh, dw), g = conv.kernel_size, conv.stride, conv.dilation, conv.groups
     mode = mode if fillable((height, width), (top, bottom, left, right), mode) else "replicate"
+    if mode == "mean":
+        x, mode = continued(x, (top, bottom, left, right)), "zeros"
+        height, width = x.shape[2:]
+        top = bottom = left = right = 0
     rows = (height + top + bottom - dh * (kh - 1) - 1) // sh + 1
     cols = (width + left + right - dw * (kw - 1) - 1) // sw + 1
     out, count = x.new_zeros(n, g, w.shape[0] // g, rows * cols), x.new_zeros(rows, cols)
@@ -99,8 +124,9 @@ def convolve(conv: nn.Conv2d, x: torch.Tensor, mode: str) -> torch.Tensor:
             count += seen
     y = out.view(n, w.shape[0], rows, cols)
     bias = 0.0 if conv.bias is None else conv.bias[:, None, None]
-    if mode == "partial":
-        y = torch.where(count > 0, y * (kh * kw) / count.clamp(min=1) + bias, 0.0)
+    if mode in ("partial", "partial_sqrt"):
+        factor = (kh * kw) / count.clamp(min=1)
+        y = torch.where(count > 0, y * (factor if mode == "partial" else factor.sqrt()) + bias, 0.0)
     else:
         y = y + bias
     return y[0] if single else y

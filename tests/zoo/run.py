@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "experiments" / "zoo" / "table.csv"
 MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+"""Of each of the others there is a mode here that takes the same way through the surgery."""
 PROOF = ("models", "oracle", "proof", "redraw", "sizes", "structure")
 """The files of the proof."""
 COLUMNS = ["model", "family", "kind", "parameters", "convs", "converted", "classes", "status"]
@@ -99,7 +100,7 @@ def work(name: str, code: str) -> dict:
     if row["converted"]:
         entry = next(e for e in models.all_models() if e.name == name)
         try:
-            found = proof.prove(entry)
+            found = proof.prove(entry, MODES)
         except proof.ProofFailed as error:
             row["status"] = f"FAILED: {error}"
         except Exception as error:

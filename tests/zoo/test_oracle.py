@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from pcpad.padding import PADDING_MODES
 from tests.padding.oracle import conv2d
 from tests.padding.test_handlers import GEOMETRIES, TIMM, expected, timm_conv
 from tests.zoo import oracle
 
-MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+MODES = list(PADDING_MODES)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.padding import filled, handlers, partial, surgery
+from pcpad.padding import PADDING_MODES, filled, handlers, partial, surgery
 from tests.zoo import models, oracle, proof
 from tests.zoo.redraw import redraw
 
-MODES = ["zeros", "partial", "reflect", "replicate", "circular"]
+MODES = list(PADDING_MODES)
 # Each for a reason; the whole zoo is `make test-zoo`, one model of each family `make test-full`.
 SUBSET = {
     "timm/test_resnet": "plain",
@@ -35,7 +35,7 @@ LONG = ("timm/repvit_m0_9", "torchvision/lraspp_mobilenet_v3_large")
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SUBSET])
 def test_subset_of_the_zoo(entries, name):
-    found = proof.prove(entries[name])
+    found = proof.prove(entries[name], MODES)
     assert found.padded > 0
     assert set(found.layer_error) == set(found.result_error) == set(MODES)
     assert found.idle == []
