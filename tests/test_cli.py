@@ -104,10 +104,13 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["trian"], "unknown command 'trian': choose from train, eval, inspect, data check; did you mean 'train'?"),
+        (
+            ["trian"],
+            "unknown command 'trian': choose from train, eval, border, inspect, data check; did you mean 'train'?",
+        ),
         (
             ["data", "chek"],
-            "unknown command 'data chek': choose from train, eval, inspect, data check; did you mean 'data check'?",
+            "choose from train, eval, border, inspect, data check; did you mean 'data check'?",
         ),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
