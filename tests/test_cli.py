@@ -10,6 +10,7 @@ import yaml
 from pcpad.arguments import option_names, parse
 from pcpad.cli import main, train_settings
 from pcpad.config import (
+    BorderSettings,
     DataSettings,
     EvalSettings,
     OptimSettings,
@@ -90,7 +91,7 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    for command, kind in (("train", TrainSettings), ("eval", EvalSettings)):
+    for command, kind in (("train", TrainSettings), ("eval", EvalSettings), ("border", BorderSettings)):
         assert main([command, "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
         for name in option_names(kind):

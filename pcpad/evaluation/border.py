@@ -27,7 +27,7 @@ from pcpad.evaluation.border_features import (
 from pcpad.evaluation.border_images import Images, open_images
 from pcpad.evaluation.border_report import RECORDS, SCHEMA, report
 from pcpad.evaluation.border_rings import FidelitySums, MeanMap
-from pcpad.evaluation.border_shifts import ShiftCounts, parse_shifts, shift_side
+from pcpad.evaluation.border_shifts import ShiftCounts, parse_shifts, shift_transform
 from pcpad.evaluation.run import Subject, options, parse_paddings, subject_of_model, subject_of_run
 from pcpad.folders import result_folder
 from pcpad.padding import convert
@@ -56,12 +56,12 @@ class Work:
     loader: object
     settings: BorderSettings
 
-    def batches(self, side: int, title: str) -> Iterator[Batch]:
-        """Every image once: its shorter side resized to `side`, the centre square, normalised."""
+    def batches(self, transform: EvalTransform, title: str) -> Iterator[Batch]:
+        """Every image once, with a progress of this title."""
         loader = self.loader.EvalLoader(
             self.images.manifest.files,
             self.images.manifest.labels,
-            replace(self.transform, size=side, crop_pct=1.0),
+            transform,
             batch_size=self.settings.batch_size,
             workers=self.settings.data.workers or default_workers(),
             device=self.device,
@@ -160,7 +160,7 @@ def look_at_features(work: Work) -> dict[tuple[str, str], dict]:
     def crop(call: str, y: torch.Tensor) -> torch.Tensor | None:
         return at[call].window(y, margin) if call in at else None
 
-    for batch in work.batches(size + 2 * margin, "features"):
+    for batch in work.batches(replace(work.transform, size=size + 2 * margin, crop_pct=1.0), "features"):
         large = batch.images.contiguous(memory_format=work.layout)
         middle = large[..., margin : margin + size, margin : margin + size].contiguous(memory_format=work.layout)
         for padding in work.paddings:
@@ -194,8 +194,7 @@ def rounded(sums: torch.Tensor) -> list[float]:
 def look_at_shifts(work: Work, shifts: list) -> dict[str, ShiftCounts]:
     """Predictions of every padding under shifts of the crop window."""
     counted = {padding: ShiftCounts(shifts) for padding in work.paddings}
-    side = shift_side(work.transform.size, work.transform.resize, shifts)
-    for batch in work.batches(side, "shifts"):
+    for batch in work.batches(shift_transform(work.transform, shifts), "shifts"):
         for padding in work.paddings:
             work.put(padding)
             counted[padding].add(work.subject.model, batch.images, batch.labels, work.transform.size, work.layout)

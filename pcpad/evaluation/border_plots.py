@@ -53,6 +53,7 @@ def plots(records: list[dict], folder: Path) -> list[Path]:
             for kind in ("svg", "png") if figure else ():
                 files.append(folder / f"{name}.{kind}")
                 figure.savefig(files[-1], dpi=160, metadata={"Date": None} if kind == "svg" else {"Software": None})
+                figure.set_layout_engine("none")  # it has done its work, and would take the same time again
     return files
 
 
@@ -90,12 +91,17 @@ def legend(figure, axes, columns: int) -> None:
 def profile(records: list[dict], title: str, label: str, values, true=None, factor: float = 1.0):
     """One panel for each shown layer: a value by distance from the border, one line for each padding.
 
+    Layers without a value are left out; None where there is none with one.
+
     Args:
         values, true: function of a record to the value of each ring, the outermost first; `true` that of the features
             with true context.
         factor: of the values as they are shown.
     """
-    shown, modes = shown_layers(records), paddings(records)
+    modes = paddings(records)
+    shown = [layer for layer in shown_layers(records) if any(values(layer[mode])[0] is not None for mode in modes)]
+    if not shown:
+        return None
     figure, panels = new_figure(max(2.1 * len(shown), 4.5), 3.4, 1, len(shown), sharey=True)
     for axes, layer in zip(panels, shown, strict=True):
         rings = rings_shown(layer)
@@ -104,8 +110,9 @@ def profile(records: list[dict], title: str, label: str, values, true=None, fact
         for mode in modes:
             axes.plot(*points(values(layer[mode]), factor, rings), label=mode, **style(mode, modes))
         axes.set_title(name_of(layer[modes[0]]))
-        axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xticks(range(0, rings, 1 if rings <= 7 else 2))
+        axes.set_xlim(-0.25, max(rings - 1, 1) + 0.25)
+    panels[0].set_ylim(bottom=0)  # of all panels; before the last line it would hold the upper end too
     panels[0].set_ylabel(label)
     panels[len(shown) // 2].set_xlabel("distance from the border, in feature positions" + footnote(shown))
     figure.suptitle(title, fontsize=10)
@@ -200,8 +207,8 @@ def draw_shifts(records: list[dict]):
             axes.set_xticks(range(len(shifts)), [str(max(s["dx"], s["dy"])) for s in shifts])
             if r == 0:
                 axes.set_title(name)
-                axes.set_ylim(bottom=0)
         panels[r * len(names)].set_ylabel(label)
+    panels[0].set_ylim(0, max(panels[0].get_ylim()[1], 1))
     panels[-len(names) // 2].set_xlabel("shift of the crop window, in pixels")
     figure.suptitle(f"Predictions of {records[0]['model']} under shifts, {records[0]['n']} images", fontsize=10)
     legend(figure, panels[0], len(modes))
@@ -228,5 +235,5 @@ def draw_maps(records: list[dict]):
                 axes.set_title(name)
         row[0].set_ylabel(name_of(layer[modes[0]]), fontsize=8)
         figure.colorbar(image, ax=row, shrink=0.9, label="std. dev.")
-    figure.suptitle(f"Mean activation of {records[0]['model']} away from the centre's, mean over channels", fontsize=10)
+    figure.suptitle(f"Spatial bias of {records[0]['model']}\n|mean map - centre|, mean over channels", fontsize=10)
     return figure

@@ -67,6 +67,7 @@ class MeanMap:
     ``bias(d) = mean over channels of |m(d) - m| / s``: m(d) is a channel's mean over images and the positions of ring
     d, m and s its mean and standard deviation over images and the positions of the centre. The centre is the inner
     half of the rings: of D rings those from D // 2 on. A channel that is constant there has no unit and is left out.
+    A map of one ring has no centre of its own, and no bias.
     The mean over a ring comes first, so that what differs between the sides of a ring cancels and noise is small.
     """
 
@@ -103,16 +104,16 @@ class MeanMap:
     def bias(self) -> dict:
         """Sums of the spatial bias: ``{"sum": [...], "channels": n}``; their quotient is ``bias(d)`` of each ring."""
         mean, deviation = self.unit()
-        live = deviation > 0
+        live = deviation > 0 if self.first > 0 else torch.zeros_like(deviation, dtype=torch.bool)
         by_ring = self.sums / (self.n * self.positions)
         away = (by_ring - mean[:, None]).abs()[live] / deviation[live, None]
         return {"sum": [float(f"{value:.9g}") for value in away.sum(0).tolist()], "channels": int(live.sum())}
 
     def picture(self) -> list[list[float]] | None:
-        """``mean over channels of |mean map - m| / s`` at each position, ``H x W``; None for a large map."""
+        """``mean over channels of |mean map - m| / s`` at each position; None for a large map or one of one ring."""
         mean, deviation = self.unit()
         live = deviation > 0
-        if self.total is None or not live.any():
+        if self.first == 0 or self.total is None or not live.any():
             return None
         away = (self.total / self.n - mean[:, None, None]).abs()[live] / deviation[live, None, None]
         return [[round(value, 4) for value in row] for row in away.mean(0).tolist()]

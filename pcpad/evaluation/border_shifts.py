@@ -1,9 +1,12 @@
 """Predictions under shifts of the crop window, which move content across the border: exact counts."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+
+from pcpad.data.batch import EvalTransform
 
 Shift = tuple[int, int]
 """Pixels that the crop window is moved to the right and down, ``(dx, dy)``."""
@@ -19,13 +22,19 @@ def parse_shifts(text: str) -> list[Shift]:
     return [(0, 0), *((s, 0) for s in steps), *((0, s) for s in steps), *((s, s) for s in steps)]
 
 
-def shift_side(size: int, resize: int, shifts: list[Shift]) -> int:
-    """Side of the image that the windows are cut from: the resized one, larger where it has no room for a shift.
+def shift_transform(transform: EvalTransform, shifts: list[Shift]) -> EvalTransform:
+    """The preprocessing of the image that the windows of ``transform.size`` pixels are cut from.
 
-    Args:
-        size: of the window. resize: side that an evaluation resizes to. All in pixels.
+    It resizes as `transform` does, and to a larger image only where that has no room for a shift. The space on each
+    side is an even number of pixels: rounding half to even, the centre of the centre is then the centre, and the
+    unshifted window has the pixels of an evaluation.
     """
-    return max(resize, size + 2 * max(max(shift) for shift in shifts))
+    room = max(max(shift) for shift in shifts)
+    side = transform.size + 2 * (room + room % 2)
+    crop_pct = side / max(transform.resize, side)
+    if math.floor(side / crop_pct) < transform.resize:  # the quotient of the rounded quotient may fall just below
+        crop_pct = math.nextafter(crop_pct, 0)
+    return replace(transform, size=side, crop_pct=crop_pct)
 
 
 def window(images: Tensor, size: int, shift: Shift) -> Tensor:
