@@ -26,7 +26,7 @@ def tables(records: list[dict]) -> str:
         "## Border fidelity",
         "Relative error of the outermost ring of each padded convolution's output, in percent: norm of the difference "
         "to the features with true context over the norm of those, all images together. `reach`: pixels from the "
-        f"border to where padding reaches. A star: it reaches past the {first['margin']} pixels of context, so the "
+        f"border to where padding can reach. A star: it reaches past the {first['margin']} pixels of context, so the "
         "true features still hold some of the larger image's own padding.",
         layer_table(records, modes, lambda record: percent(fidelity(record)[0])),
         "The same over all positions:",

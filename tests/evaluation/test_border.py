@@ -168,6 +168,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
     """Its own data, size, preprocessing and classes; top-1 of the unshifted window is what pcpad eval counts."""
     make_stripes(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pcpad.evaluation.border_plots.plots", lambda records, folder: [])  # drawn in other tests
     here = ["--device=cpu", "--data.loader=torchvision", "--data.workers=1"]
     network = ["--model=timm/test_resnet", "--size=32", "--padding=reflect", "--seed=3", "--on_small=replicate"]
     network += ["--preprocess.crop_pct=0.8"]  # with room for a shift
