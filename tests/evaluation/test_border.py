@@ -249,3 +249,15 @@ def test_records_that_cannot_be_read_are_named(measured, tmp_path, capsys):
         (tmp_path / "border.jsonl").write_text("\n".join([*lines, other]) + "\n")
         assert main(["border", "--redraw", str(tmp_path)]) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["experiments/border", "experiments/border/exact"])
+def test_the_published_tables_are_those_of_the_records(folder):
+    folder = Path(__file__).resolve().parents[2] / folder
+    published = (folder / "tables.md").read_text()
+    assert tables(read_border(folder)) == published
+    told = folder / "README.md"
+    if told.is_file():
+        rows = [line for line in told.read_text().splitlines() if line.startswith("| `")]
+        assert len(rows) == 5
+        assert set(rows) <= set(published.splitlines())
