@@ -150,7 +150,7 @@ def look_at_features(work: Work) -> dict[tuple[str, str], dict]:
         ``(padding, layer)`` to what its record holds.
     """
     size, margin, model = work.transform.size, work.margin, work.subject.model
-    layers = list(dict.fromkeys(place.layer.split(" (call ")[0] for place in work.places))
+    layers = list(dict.fromkeys(place.module for place in work.places))
     at = {place.layer: place for place in work.places}
     keys = [(padding, place) for padding in work.paddings for place in work.places]
     fidelity = {(padding, p.layer): FidelitySums(p.height, p.width) for padding, p in keys}

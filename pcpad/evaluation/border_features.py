@@ -31,6 +31,11 @@ class Place:
     height: int
     width: int
 
+    @property
+    def module(self) -> str:
+        """Name of the convolution, whichever of its calls this is."""
+        return self.layer.split(" (call ")[0]
+
     def window(self, features: Tensor, margin: int) -> Tensor:
         """The crop's place in features of the larger image, ``margin`` pixels from its top and left."""
         first = margin // self.stride
@@ -143,7 +148,7 @@ def reaches(model: nn.Module, places: list[Place], size: int, margin: int) -> di
     image = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
     image[..., [0, -1], :] = torch.nan
     image[..., :, [0, -1]] = torch.nan
-    layers = list(dict.fromkeys(place.layer.split(" (call ")[0] for place in places))
+    layers = list(dict.fromkeys(place.module for place in places))
     with torch.inference_mode():
         seen = features(model, layers, image, lambda _, y: y.isnan().any(1)[0])
     found = {}
