@@ -148,7 +148,10 @@ def test_every_call_of_a_shared_convolution_counts():
     layers = padded_layers(model)
     pcpad.convert(model, "zeros")
     places, found = fidelity_sums(model, layers, 8, 4)
-    assert [place.layer for place in places] == ["conv", "conv (call 2)"]
+    assert [(place.layer, place.module) for place in places] == [("conv", "conv"), ("conv (call 2)", "conv")]
+    with torch.no_grad():
+        kept = features(model, layers, torch.zeros(1, 3, 8, 8).double(), lambda call, y: (call, y.shape[-1]))
+    assert kept == {"conv": ("conv", 8), "conv (call 2)": ("conv (call 2)", 8)}
     assert [(sums > 0).tolist() for sums in found.values()] == [[True, False, False, False], [True, True, False, False]]
     assert reaches(model, places, 8, 4) == {"conv": 2, "conv (call 2)": 3}
 

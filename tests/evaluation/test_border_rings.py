@@ -45,24 +45,24 @@ def test_a_ring_without_true_features_has_no_relative_error():
 
 
 def test_bias_against_a_loop():
-    maps = np.random.default_rng(1).normal(size=(9, 4, 6, 7))
+    maps = np.random.default_rng(1).normal(size=(9, 4, 9, 10))
     maps[:, 2] = 0.1  # a constant channel has no unit
     maps[:, 3, 0] += 5
     away = []
     for c in (0, 1, 3):
-        values = {d: [] for d in range(3)}
-        for n, i, j in itertools.product(range(9), range(6), range(7)):
-            values[ring(i, j, 6, 7)].append(maps[n, c, i, j])
-        centre = np.array(values[1] + values[2])
-        away.append([abs(np.mean(values[d]) - centre.mean()) / centre.std() for d in range(3)])
-    held = MeanMap(4, 6, 7)
+        values = {d: [] for d in range(5)}
+        for n, i, j in itertools.product(range(9), range(9), range(10)):
+            values[ring(i, j, 9, 10)].append(maps[n, c, i, j])
+        centre = np.array(values[2] + values[3] + values[4])
+        away.append([abs(np.mean(values[d]) - centre.mean()) / centre.std() for d in range(5)])
+    held = MeanMap(4, 9, 10)
     held.add(torch.tensor(maps[:2]))
     held.add(torch.tensor(maps[2:]))
     result = held.bias()
     assert result["channels"] == 3
     assert np.allclose(bias({"bias": result}), np.mean(away, axis=0))
     live = [0, 1, 3]
-    inner = maps[:, :, 1:-1, 1:-1].transpose(1, 0, 2, 3).reshape(4, -1)
+    inner = maps[:, :, 2:-2, 2:-2].transpose(1, 0, 2, 3).reshape(4, -1)
     mean = maps.mean(0)
     picture = np.mean([abs(mean[c] - inner[c].mean()) / inner[c].std() for c in live], axis=0)
     assert np.allclose(held.picture(), picture, atol=1e-4)
