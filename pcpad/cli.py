@@ -1,5 +1,6 @@
 """The command line of pcpad: parses settings, runs a command, turns a mistake into one message."""
 
+import contextlib
 import os
 import sys
 from dataclasses import replace
@@ -17,6 +18,8 @@ USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for a mistake in the call, 130 for Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError):  # a stream of a test's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -101,20 +104,24 @@ def run(command: str, rest: list[str]) -> int:
 
 def start_training(settings: TrainSettings, argv: list[str]) -> int:
     """Train here, or start the processes that do; returns the exit code."""
-    from pcpad.training.signals import Stopped
+    from pcpad.training.signals import Signals, Stopped
 
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if (settings.gpus > 1 or settings.nodes > 1) and not launched:
         from pcpad.training.launch import launch
 
         return launch(settings, argv)
-    from pcpad.training.run import train
-
+    signals = Signals()
     try:
-        train(settings)
+        with signals:
+            from pcpad.training.run import train
+
+            train(settings, signals)
     except Stopped as stop:
-        if launched:  # the launcher reports it; torchrun takes any other code for a failure
+        if launched and signals.waits:  # all stop; the launcher reports it, and takes any other code for a failure
             return 0
+        if launched:  # the others may still start: the launcher ends them
+            return fail(str(stop), stop.exit_code)
         print(f"pcpad: {stop}", file=sys.stderr, flush=True)
         return stop.exit_code
     return 0
@@ -150,7 +157,7 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
         saved = Path(first.resume) / "settings.yaml"
         if not saved.is_file():
             raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
-        for option in ("recipe", "out"):
+        for option in ("recipe", "out", "weights"):
             if getattr(first, option) is not None:
                 raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
         settings = parse(TrainSettings, argv, "train", [saved])

@@ -1,14 +1,21 @@
-"""Folders that results go to: made when a command starts, gone again if it fails before there is a result."""
+"""Folders that results go to: made when a command starts, gone again if it fails without a result; full disks."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LEAST_FREE = 64
+"""MiB of free space below which a disk counts as full."""
+
 
 @contextmanager
 def result_folder(folder: Path, result: str) -> Iterator[Path]:
-    """Make `folder` for the time of a command; on an error without the file `result` in it, undo that.
+    """Make `folder` for the time of a command; on an error without a result in it, undo that.
+
+    Args:
+        result: a glob of what is a result.
 
     Only what was made here is removed: a folder that was there before stays, and what it held.
 
@@ -28,7 +35,7 @@ def result_folder(folder: Path, result: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if not (folder / result).exists():
+        if not any(folder.glob(result)):
             for path in set(folder.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             remove_empty(created)
@@ -40,3 +47,13 @@ def remove_empty(folders: list[Path]) -> None:
     for path in folders:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def reason(path: Path, error: BaseException) -> str:
+    """Why a write failed, with the space left where that is near nothing."""
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return str(error)
+    free = room.f_bavail * room.f_frsize / 2**20
+    return f"the disk is full ({free:.0f} MiB free)" if free < LEAST_FREE else f"{error} ({free:.0f} MiB free)"

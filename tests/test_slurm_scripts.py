@@ -39,6 +39,8 @@ def test_a_grid_has_a_run_for_each_combination(tmp_path):
     ("argv", "message"),
     [
         (["--each", "seed"], "--each seed: wanted is NAME=A,B with a setting of pcpad train"),
+        (["--each", "gpus=1,2"], "--each gpus=1,2: gpus is for the submission to say, the same for all its runs"),
+        (["--each", "out=a,b"], "--each out=a,b: out is for the submission to say"),
         (["--each", "seed=1,,2"], "--each seed=1,,2: wanted is NAME=A,B"),
         (["--", "--gpus", "8", "--out=x"], "--gpus and --out cannot stand behind --"),
         (["--each", "padding=zeros,partail", "--", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
@@ -63,32 +65,39 @@ def test_a_mistake_in_the_call_exits_with_2(argv, capsys):
 
 
 def test_the_command_of_a_node(tmp_path, monkeypatch):
-    """A new run, then the same after its first checkpoint, on two nodes."""
+    """A new run, then the same after its first checkpoint, on two nodes; its settings go along."""
     out = tmp_path / "run"
     train = job.Training(str(out), ["--model", "resnet18"], gpus=8)
     new = ["-m", "pcpad", "train", "--gpus", "8", "--model", "resnet18", "--out", str(out)]
     assert train.command()[1:] == new
     (out / "checkpoints").mkdir(parents=True)
     (out / "run.json").write_text("{}")
-    assert train.command()[1:] == new  # a folder that this job did not make: pcpad refuses it
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert train.command(main=False)[1:] == new
-    (out / "run.json").rename(out / "notes.txt")
-    assert train.command()[1:] == new  # nor is what is no run put aside
-    assert out.exists()
-    (out / "notes.txt").rename(out / "run.json")
-    assert train.command()[1:] == new  # killed before its first checkpoint: put aside, never deleted
-    (aside,) = tmp_path.iterdir()
-    assert aside.name.startswith("run.without-checkpoint-")
-    assert (aside / "run.json").exists()
-    (out / "checkpoints").mkdir(parents=True)
+    assert train.command()[1:] == new  # killed before its first checkpoint: pcpad starts over, or refuses
     (out / "checkpoints/step-00000007.pt").touch()
+    train.arguments += ["--recipe", "paper", "--seed=3", "--weights=pretrained", "--ema", "0.9"]
     train.nodes = 2
     monkeypatch.setenv("SLURM_JOB_ID", "41234")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[07-08]")
     monkeypatch.setattr(job, "slurm", lambda *command: {"hostnames": "node07\nnode08\n"}[command[2]])
     expected = ["--gpus", "8", "--nodes", "2", "--rendezvous", "node07:21234", "--resume", str(out)]
+    expected += ["--model", "resnet18", "--seed=3", "--ema", "0.9"]  # the run is refused if it has others
     assert train.command()[4:] == expected
+
+
+@pytest.mark.parametrize(("code", "state"), [(75, "RUNNING"), (-15, "RUNNING"), (75, "COMPLETING"), (-9, "RUNNING")])
+def test_a_training_that_was_asked_to_stop_is_queued_again(tmp_path, monkeypatch, code, state):
+    """Also one that had not yet begun, or died of the signal itself; not one that the system has killed."""
+    train, queued = job.Training(str(tmp_path / "run"), []), []
+    end = f"import os, signal; os.kill(os.getpid(), {-code}) if {code} < 0 else exit({code})"
+    monkeypatch.setattr(job.Training, "command", lambda *_: [sys.executable, "-c", end])
+    monkeypatch.setattr(job, "job_state", lambda: state)
+    monkeypatch.setattr(job, "requeue", lambda: queued.append(1))
+    if code == -9:
+        with pytest.raises(RuntimeError, match="exit code -9"):
+            train()
+    else:
+        assert train() == str(tmp_path / "run")
+    assert len(queued) == (code != -9 and state == "RUNNING")
 
 
 def test_a_training_is_stored_without_its_process(tmp_path, monkeypatch):

@@ -51,6 +51,8 @@ class EvalSettings:
     """How an image becomes a tensor."""
     batch_size: int = aside(64)
     """Images of one step."""
+    again: bool = aside(False)
+    """Compute cells anew that the folder has a record of."""
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision."""
     channels_last: bool = aside(True)

@@ -14,12 +14,13 @@ class Batch(NamedTuple):
 
     Attributes:
         images: float32 ``(B, 3, size, size)``, normalised, on the loader's device; a RaggedBatch of float32 images
-            where they keep their own aspect ratio.
+            where they keep their own aspect ratio; a dict of such, by the transforms' labels, where a loader was given
+            several transforms.
         labels: int64 ``(B,)``, on the loader's device.
         index: int64 ``(B,)``, on the CPU: the manifest row of each image.
     """
 
-    images: Tensor | RaggedBatch
+    images: Tensor | RaggedBatch | dict[str, Tensor | RaggedBatch]
     labels: Tensor
     index: Tensor
 

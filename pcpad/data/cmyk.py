@@ -42,7 +42,7 @@ def is_cmyk(path: str) -> bool:
 def rgb_copy(path: str) -> str:
     """Path of an RGB copy of an image, made where there is none of this version of the file."""
     stat = os.stat(path)
-    key = hashlib.sha256(f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(os.fsencode(f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}")).hexdigest()[:24]
     folder = cache_dir() / "rgb"
     try:
         folder.mkdir(parents=True, exist_ok=True)

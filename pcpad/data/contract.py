@@ -14,14 +14,23 @@ from pcpad.data.batch import EvalTransform
 os.register_at_fork(after_in_child=gc.freeze)
 
 
-def check_crop(transform: EvalTransform) -> None:
-    """Refuses an evaluation whose crop is larger than the resized image.
+def as_tuple(transform) -> tuple:
+    """One transform, or several, as a tuple."""
+    return tuple(transform) if isinstance(transform, (list, tuple)) else (transform,)
+
+
+def check_crop(transforms: Sequence[EvalTransform]) -> None:
+    """Refuses an evaluation whose crop is larger than the resized image, and two of one label.
 
     Raises:
-        ValueError: naming crop_pct.
+        ValueError: naming crop_pct, or the label.
     """
-    if not 0 < transform.crop_pct <= 1:
-        raise ValueError(f"crop_pct is {transform.crop_pct}: it has to be above 0 and at most 1")
+    for transform in transforms:
+        if not 0 < transform.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {transform.crop_pct}: it has to be above 0 and at most 1")
+    labels = [transform.label for transform in transforms]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"transforms of one batch must have different sizes, not {', '.join(labels)}")
 
 
 def steps_per_epoch(num_files: int, world: int, batch_size: int) -> int:

@@ -18,8 +18,16 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
 from pcpad.data.cmyk import without_cmyk
-from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, shuffled, steps_per_epoch
-from pcpad.data.dali_images import eval_images, native_images, native_train_images, seeds, train_images
+from pcpad.data.contract import (
+    Progress,
+    as_tuple,
+    check_crop,
+    check_fingerprint,
+    fingerprint,
+    shuffled,
+    steps_per_epoch,
+)
+from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
 from pcpad.ragged import RaggedBatch
@@ -31,13 +39,16 @@ class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
     Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
-    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none. Of several transforms,
+    all images are made of one decoding.
 
     Args:
+        transform: one, or several with different labels; a batch then holds a dict of images by label.
         sizes: int64 ``(n, 2)``, height and width of each file's image.
+        rows: of the files to evaluate; all if not given.
 
     Attributes:
-        share_of_padding: share of the canvases' pixels that are no image's.
+        share_of_padding: by label of the transform, the share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -48,7 +59,7 @@ class EvalLoader:
         self,
         files: Sequence[str],
         labels: np.ndarray,
-        transform: EvalTransform,
+        transform: EvalTransform | Sequence[EvalTransform],
         *,
         batch_size: int,
         workers: int,
@@ -56,12 +67,14 @@ class EvalLoader:
         rank: int = 0,
         world: int = 1,
         sizes: np.ndarray | None = None,
+        rows: Sequence[int] | None = None,
     ):
-        check_crop(transform)
-        own, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
+        self._transforms, self._several = as_tuple(transform), not isinstance(transform, EvalTransform)
+        check_crop(self._transforms)
+        rows = range(len(files)) if rows is None else rows
+        own, self.share_of_padding = eval_order(self._transforms, rows, batch_size, rank, world, sizes)
         self._files, self._own = without_cmyk(files), list(own)
-        self._labels = torch.tensor(labels, dtype=torch.int64)
-        self._transform, self._device = transform, torch.device(device)
+        self._labels, self._device = torch.tensor(labels, dtype=torch.int64), torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._progress = Progress()
 
@@ -73,17 +86,21 @@ class EvalLoader:
         if not self._own:
             return
 
-        def graph() -> tuple[DataNode, ...]:
+        def graph() -> dict[str, DataNode]:
             own = [self._files[index] for index in self._own]
             encoded, index = fn.readers.file(files=own, labels=self._own, name="reader", pad_last_batch=True)
-            if isinstance(self._transform, NativeTransform):
-                images, sides = native_images(encoded, self._transform, self._device)
-                return images, index, sides
-            return eval_images(encoded, self._transform, self._device), index
+            images, made = decoded(encoded, self._device), {"index": index}
+            for transform in self._transforms:
+                if isinstance(transform, NativeTransform):
+                    made[transform.label], made[f"sides {transform.label}"] = native_images(images, encoded, transform)
+                else:
+                    made[transform.label] = eval_images(images, encoded, transform)
+            return made
 
         # A pipeline for each pass: between evaluations it would only hold memory that training needs.
         outputs = _outputs(graph, self._batch_size, self._workers, self._device)
-        yield from _batches(outputs, self._files, self._own, self._labels, self._device, self._progress)
+        for batch in _batches(outputs, self._files, self._own, self._labels, self._device, self._progress):
+            yield batch if self._several else batch._replace(images=batch.images[self._transforms[0].label])
 
 
 class TrainLoader:
@@ -145,7 +162,7 @@ class TrainLoader:
             self._outputs = self._pipeline(self._graph)
         return self._epoch(done)
 
-    def _pipeline(self, graph: Callable[[], tuple[DataNode, ...]]) -> DALIGenericIterator:
+    def _pipeline(self, graph: Callable[[], dict[str, DataNode]]) -> DALIGenericIterator:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
         return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
@@ -156,7 +173,7 @@ class TrainLoader:
         for step, batch in enumerate(batches, done):
             if step < self.steps_per_epoch:
                 self._progress.count()
-                yield batch
+                yield batch._replace(images=batch.images["images"])
         self._checkpoint = outputs.checkpoints()[0]
         self._progress.finish()
 
@@ -166,21 +183,21 @@ class TrainLoader:
         own = train_order(own, self._sides, self._batch_size, np.random.default_rng([self._seed, epoch, 1]))
         files = [self._files[index] for index in own]
 
-        def graph() -> tuple[DataNode, ...]:
+        def graph() -> dict[str, DataNode]:
             encoded, index = fn.readers.file(files=files, labels=own, name="reader", seed=0, pad_last_batch=True)
             draws = seeds(self._seed, self._rank, epoch)
             images, sides = native_train_images(encoded, self._transform, self._device, draws)
-            return images, index, sides
+            return {"images": images, "index": index, "sides images": sides}
 
         self._outputs = self._pipeline(graph)
         own = own[done * self._batch_size :]
         for batch in _batches(self._outputs, self._files, own, self._labels, self._device, self._progress):
             self._progress.count()
-            yield batch
+            yield batch._replace(images=batch.images["images"])
         self._outputs = self._checkpoint = None
         self._progress.finish()
 
-    def _graph(self) -> tuple[DataNode, DataNode]:
+    def _graph(self) -> dict[str, DataNode]:
         since = self._since if self._since[0] else []  # the draws of a run that never changed its world
         encoded, index = fn.readers.file(
             files=list(self._files),
@@ -192,7 +209,8 @@ class TrainLoader:
             shuffle_after_epoch_seed=seeds(self._seed, *since)[0],  # all ranks have to shuffle alike
             pad_last_batch=True,
         )
-        return train_images(encoded, self._transform, self._device, seeds(self._seed, self._rank, *since)), index
+        draws = seeds(self._seed, self._rank, *since)
+        return {"images": train_images(encoded, self._transform, self._device, draws), "index": index}
 
     def state(self) -> dict:
         """Returns what ``restore`` needs to go on after the batch that was taken last."""
@@ -222,7 +240,7 @@ class TrainLoader:
 
 
 def _outputs(
-    graph: Callable[[], tuple[DataNode, ...]],
+    graph: Callable[[], dict[str, DataNode]],
     batch_size: int,
     workers: int,
     device: torch.device,
@@ -232,10 +250,10 @@ def _outputs(
     pipeline = Pipeline(batch_size=batch_size, num_threads=max(workers, 1), device_id=device_id, **settings)
     with pipeline:
         outputs = graph()
-        pipeline.set_outputs(*outputs)
+        pipeline.set_outputs(*outputs.values())
     return DALIGenericIterator(
         pipeline,
-        ["images", "index", "sides"][: len(outputs)],
+        list(outputs),
         reader_name="reader",
         auto_reset=True,
         # With the reader's padding the only policy that neither repeats nor loses a file.
@@ -252,7 +270,7 @@ def _batches(
     device: torch.device,
     progress: Progress,
 ) -> Iterator[Batch]:
-    """Yields batches to the epoch's end; a failure of DALI becomes the error of the file that caused it."""
+    """Yields batches to the epoch's end, their images by name; a failure of DALI becomes the error of the file."""
     seen = np.zeros(len(files), dtype=bool)
     while True:
         try:
@@ -270,9 +288,10 @@ def _batches(
                 del damage  # with its traceback it would hold this frame, and so the pipeline
         index = output["index"].flatten().to(torch.int64)
         seen[index.numpy()] = True
-        images, sides = output["images"], output.get("sides")
-        if sides is not None:
-            images = RaggedBatch(images, sides.cpu().to(torch.int64))
+        images = {name: made for name, made in output.items() if name != "index" and not name.startswith("sides ")}
+        for name in images:
+            if f"sides {name}" in output:
+                images[name] = RaggedBatch(images[name], output[f"sides {name}"].cpu().to(torch.int64))
         yield Batch(images, labels[index].to(device, non_blocking=True), index)
 
 

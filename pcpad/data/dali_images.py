@@ -12,9 +12,13 @@ FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 Transform = EvalTransform | TrainTransform
 
 
-def eval_images(encoded: DataNode, transform: EvalTransform, device: torch.device) -> DataNode:
-    """Decodes, resizes, crops and normalises, with torchvision's integers for every size and offset."""
-    images = fn.decoders.image(encoded, **decoder(device))
+def decoded(encoded: DataNode, device: torch.device) -> DataNode:
+    """The whole image, in RGB."""
+    return fn.decoders.image(encoded, **decoder(device))
+
+
+def eval_images(images: DataNode, encoded: DataNode, transform: EvalTransform) -> DataNode:
+    """Resizes, crops and normalises a decoded image, with torchvision's integers for every size and offset."""
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     height, width = shape[0], shape[1]
     shorter = math.min(height, width)
@@ -42,9 +46,8 @@ def resize_as_pil(
     return images
 
 
-def native_images(encoded: DataNode, transform: NativeTransform, device: torch.device) -> tuple[DataNode, DataNode]:
-    """Decodes, resizes and normalises at the image's own aspect ratio, on a canvas of the batch; and the sides."""
-    images = fn.decoders.image(encoded, **decoder(device))
+def native_images(images: DataNode, encoded: DataNode, transform: NativeTransform) -> tuple[DataNode, DataNode]:
+    """Resizes and normalises a decoded image at its own aspect ratio, on a canvas of the batch; and the sides."""
     old, sides = native_sides_of(encoded, transform)
     images = resize_as_pil(images, old, sides, transform)
     return fn.pad(normalise(images, transform), axis_names="HW", fill_value=0), fn.stack(*sides)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,11 @@ from pcpad.data.damage import DamagedImageError, check_image, head_size
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of an image's file name, in any case; other files are passed over (torchvision's list)."""
+
+CHUNK = 4096
+"""Images that are decoded before it is looked whether to write down which are intact."""
+REMEMBER_SECONDS = 60.0
+"""Seconds after which that is written down."""
 
 
 def cache_dir() -> Path:
@@ -56,7 +62,7 @@ class Manifest:
         """12 hexadecimal digits over path, label and bytes of every image; the place of the folder is left out."""
         sha = hashlib.sha256()
         for path, label, size in zip(self.paths, self.labels, self.sizes, strict=True):
-            sha.update(f"{path}\t{label}\t{size}\n".encode())
+            sha.update(os.fsencode(f"{path}\t{label}\t{size}\n"))
         return sha.hexdigest()[:12]
 
 
@@ -127,14 +133,14 @@ def leave_out(manifest: Manifest, file: Path) -> Manifest:
         ValueError: there is no such file, it names what is no image of this split, or all images of a class.
     """
     try:
-        names = [os.fsdecode(line) for line in file.read_bytes().split(b"\n") if line]
+        lines = [os.fsdecode(line) for line in file.read_bytes().split(b"\n")]
     except OSError as error:
         raise ValueError(f"the list of images to leave out, {file}, cannot be read: {error.strerror}") from None
     known = set(manifest.paths)
-    for number, name in enumerate(names, 1):
-        if name not in known:
+    for number, name in enumerate(lines, 1):
+        if name and name not in known:
             raise ValueError(f"{file}, line {number}: {name!r} is no image in {manifest.root}; make the list anew")
-    out = set(names)
+    out = set(lines) - {""}
     kept = np.array([path not in out for path in manifest.paths])
     emptied = sorted({path.split("/")[0] for path in out} - {p.split("/")[0] for p in known - out})
     if emptied:
@@ -194,15 +200,22 @@ def decode_images(
         except DamagedImageError as error:
             return i, None, error
 
-    with ThreadPoolExecutor(workers) as pool:
-        for i, size, error in pool.map(look, todo):
-            if error:
-                damaged.append(error)
-            else:
-                known[facts[i]] = (int(manifest.labels[i]), *size)
-            if progress:
-                progress(len(todo))
-    write_checks(store, known)
+    written = time.monotonic()
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(todo), CHUNK):
+                for i, size, error in pool.map(look, todo[start : start + CHUNK]):
+                    if error:
+                        damaged.append(error)
+                    else:
+                        known[facts[i]] = (int(manifest.labels[i]), *size)
+                    if progress:
+                        progress(len(todo))
+                if time.monotonic() - written > REMEMBER_SECONDS:
+                    write_checks(store, known)
+                    written = time.monotonic()
+    finally:  # also where it is broken off
+        write_checks(store, known)
     return len(todo), damaged
 
 
@@ -232,13 +245,13 @@ def image_sizes(manifest: Manifest, workers: int) -> np.ndarray:
 
 def check_store(manifest: Manifest) -> Path:
     """The file that remembers which images of a split were found intact."""
-    return cache_dir() / "manifests" / f"{hashlib.sha256(str(manifest.root).encode()).hexdigest()[:16]}.csv"
+    return cache_dir() / "manifests" / f"{hashlib.sha256(os.fsencode(manifest.root)).hexdigest()[:16]}.csv"
 
 
 def read_checks(store: Path) -> dict:
     """(path, bytes, time) to (label, height, width) of the images found intact; empty if there is no such file."""
     try:
-        with open(store, newline="") as file:
+        with open(store, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.reader(file)
             next(rows)
             return {(r[0], int(r[2]), int(r[3])): (int(r[1]), int(r[4]), int(r[5])) for r in rows}
@@ -251,7 +264,7 @@ def write_checks(store: Path, known: dict) -> None:
     temporary = store.with_suffix(f".{os.getpid()}.tmp")
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.writer(file)
             rows.writerow(["path", "label", "bytes", "mtime_ns", "height", "width", "status"])
             for (path, size, time), (label, height, width) in known.items():

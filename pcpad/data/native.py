@@ -94,15 +94,27 @@ def share_of_padding(order: Sequence[int], sides: np.ndarray, batch_size: int) -
 
 
 def eval_order(
-    transform: EvalTransform, num_files: int, batch_size: int, rank: int, world: int, sizes: np.ndarray | None
-) -> tuple[Sequence[int], float]:
-    """The files that a rank evaluates, in order, and the share of its canvases that is padding."""
-    own = range(rank, num_files, world)
-    if not isinstance(transform, NativeTransform):
-        return own, 0.0
-    sides = all_sides(sizes, transform)
-    order = order_by_shape(own, sides, batch_size)
-    return order, share_of_padding(order, sides, batch_size)
+    transforms: Sequence[EvalTransform],
+    rows: Sequence[int],
+    batch_size: int,
+    rank: int,
+    world: int,
+    sizes: np.ndarray | None,
+) -> tuple[Sequence[int], dict[str, float]]:
+    """The files that a rank evaluates, in order, and by transform the share of its canvases that is padding.
+
+    Args:
+        rows: of the files to evaluate, over all ranks.
+        sizes: int64 ``(n, 2)``, height and width of every file's image; needed where one of the transforms is native.
+    """
+    own = rows[rank::world]
+    sides = {t.label: all_sides(sizes, t) for t in transforms if isinstance(t, NativeTransform)}
+    if sides:
+        own = order_by_shape(own, next(iter(sides.values())), batch_size)
+    shares = {
+        t.label: share_of_padding(own, sides[t.label], batch_size) if t.label in sides else 0.0 for t in transforms
+    }
+    return own, shares
 
 
 def train_order(own: Sequence[int], sides: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[int]:

@@ -1,106 +1,46 @@
 """The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
-from pcpad.data.contract import Progress, check_crop, check_fingerprint, fingerprint, shuffled, steps_per_epoch
-from pcpad.data.damage import DamagedImageError, open_rgb
-from pcpad.data.native import (
-    NativeTrainTransform,
-    NativeTransform,
-    all_sides,
-    eval_order,
-    native_sides,
-    train_order,
+from pcpad.data.contract import (
+    Progress,
+    as_tuple,
+    check_crop,
+    check_fingerprint,
+    fingerprint,
+    shuffled,
+    steps_per_epoch,
 )
+from pcpad.data.damage import DamagedImageError, open_rgb
+from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
+from pcpad.data.pil_images import eval_pixels, native_pixels, train_pixels
 from pcpad.data.workers import heed_only, start_method
 from pcpad.ragged import RaggedBatch
-
-_FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-
-
-def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
-    """Resizes and centre-crops an RGB image: uint8 ``(3, size, size)``, the pixels of timm's evaluation."""
-    resize = [transform.resize] if transform.crop_mode == "center" else [transform.resize, transform.resize]
-    image = F.resize(image, resize, _FILTERS[transform.interpolation])
-    return F.pil_to_tensor(F.center_crop(image, [transform.size, transform.size]))
-
-
-def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
-    """Resizes an RGB image and keeps its aspect ratio: uint8 ``(3, height, width)``."""
-    sides = list(native_sides(image.height, image.width, transform.size, transform.multiple))
-    return F.pil_to_tensor(F.resize(image, sides, _FILTERS[transform.interpolation]))
-
-
-def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
-    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``, or of its own aspect ratio."""
-    if isinstance(transform, NativeTrainTransform):
-        box = native_box(image.height, image.width, transform.scale, rng)
-        size = list(native_sides(image.height, image.width, transform.size, transform.multiple))
-    else:
-        box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
-        size = [transform.size, transform.size]
-    image = F.resized_crop(image, *box, size, _FILTERS[transform.interpolation])
-    return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
-
-
-def crop_box(
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
-    """Draws the box of a random resized crop: ``(top, left, height, width)`` in pixels.
-
-    The law of torchvision's RandomResizedCrop: the share of the area is uniform in ``scale``, width / height
-    log-uniform in ``ratio``; after ten boxes that do not fit, the largest central crop within ``ratio``.
-    """
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    h, w = height, width
-    if width / height < ratio[0]:
-        h = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w = round(height * ratio[1])
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def native_box(
-    height: int, width: int, scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Draws a box of the image's own aspect ratio, its share of the area uniform in ``scale``: as `crop_box`."""
-    side = math.sqrt(rng.uniform(*scale))
-    h, w = max(round(side * height), 1), max(round(side * width), 1)
-    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
 
 
 class EvalLoader:
     """Yields every image once, over all ranks together; can be iterated again and again.
 
     Rank r takes the files r, r + world, ... in order, or sorted by aspect ratio where they keep their own (a
-    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none.
+    NativeTransform, which needs `sizes`). The last batch may be short, and a rank may have none. Of several transforms,
+    all images are made of one decoding.
 
     Args:
+        transform: one, or several with different labels; a batch then holds a dict of images by label.
         sizes: int64 ``(n, 2)``, height and width of each file's image.
+        rows: of the files to evaluate; all if not given.
 
     Attributes:
-        share_of_padding: share of the canvases' pixels that are no image's.
+        share_of_padding: by label of the transform, the share of the canvases' pixels that are no image's.
 
     Raises:
         ValueError: the crop is larger than the resized image.
@@ -111,7 +51,7 @@ class EvalLoader:
         self,
         files: Sequence[str],
         labels: np.ndarray,
-        transform: EvalTransform,
+        transform: EvalTransform | Sequence[EvalTransform],
         *,
         batch_size: int,
         workers: int,
@@ -119,12 +59,15 @@ class EvalLoader:
         rank: int = 0,
         world: int = 1,
         sizes: np.ndarray | None = None,
+        rows: Sequence[int] | None = None,
     ):
-        check_crop(transform)
+        many = as_tuple(transform)
+        check_crop(many)
+        rows = range(len(files)) if rows is None else rows
         self._keys = _Keys(files, batch_size)
-        self._keys.order, self.share_of_padding = eval_order(transform, len(files), batch_size, rank, world, sizes)
+        self._keys.order, self.share_of_padding = eval_order(many, rows, batch_size, rank, world, sizes)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform), self._keys, workers, device, world, keep_workers=False)
+        self._loader = _data_loader(_Samples(many), self._keys, workers, device, world, keep_workers=False)
         self._progress = Progress()
 
     def __len__(self) -> int:
@@ -179,7 +122,7 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples(transform, seed), self._keys, workers, device, world, keep_workers=True)
+        self._loader = _data_loader(_Samples((transform,), seed), self._keys, workers, device, world, keep_workers=True)
         self._progress = Progress()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -249,50 +192,65 @@ class _Keys:
 class _Samples:
     """Decodes and transforms one image; the only part of a loader that runs in the workers."""
 
-    def __init__(self, transform: EvalTransform | TrainTransform, seed: int = 0):
-        self.transform, self._seed = transform, seed
+    def __init__(self, transforms: tuple[EvalTransform | TrainTransform, ...], seed: int = 0):
+        self.transforms, self._seed = transforms, seed
 
-    def __getitem__(self, key: tuple[str, int, int]) -> tuple[Tensor, int] | DamagedImageError:
+    def __getitem__(self, key: tuple[str, int, int]) -> tuple[list[Tensor], int] | DamagedImageError:
         path, index, epoch = key
         try:
             image = open_rgb(path)
         except DamagedImageError as error:
             return error  # raised, torch would bury it in the text of a worker's traceback
-        if isinstance(self.transform, NativeTransform):
-            return native_pixels(image, self.transform), index
-        if isinstance(self.transform, EvalTransform):
-            return eval_pixels(image, self.transform), index
-        rng = np.random.default_rng([self._seed, epoch, index])
-        return train_pixels(image, self.transform, rng), index
+        return [self._pixels(image, transform, index, epoch) for transform in self.transforms], index
+
+    def _pixels(self, image: Image.Image, transform: EvalTransform | TrainTransform, index: int, epoch: int) -> Tensor:
+        if isinstance(transform, NativeTransform):
+            return native_pixels(image, transform)
+        if isinstance(transform, EvalTransform):
+            return eval_pixels(image, transform)
+        return train_pixels(image, transform, np.random.default_rng([self._seed, epoch, index]))
 
 
 class _Finish:
     """Makes a Batch of what the workers give: labels, the way to the device, normalisation there."""
 
-    def __init__(self, labels: np.ndarray, transform: EvalTransform | TrainTransform, device: torch.device):
+    def __init__(self, labels: np.ndarray, transform, device: torch.device):
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self._device = device
-        self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(transform.std, device=device).view(3, 1, 1)
+        self._names = None if isinstance(transform, (EvalTransform, TrainTransform)) else [t.label for t in transform]
+        self._scales = [
+            [torch.tensor(values, device=device).view(3, 1, 1) for values in (one.mean, one.std)]
+            for one in as_tuple(transform)
+        ]
 
-    def __call__(self, item: tuple[Tensor, Tensor, Tensor | None]) -> Batch:
-        pixels, index, sides = item
-        images = pixels.to(self._device, non_blocking=True).to(torch.float32)
-        images.div_(255).sub_(self._mean).div_(self._std)
+    def __call__(self, item: tuple[list[tuple[Tensor, Tensor | None]], Tensor]) -> Batch:
+        made, index = item
+        images = [self._normalised(*one, *scale) for one, scale in zip(made, self._scales, strict=True)]
         labels = self._labels[index].to(self._device, non_blocking=True)
-        return Batch(images if sides is None else RaggedBatch(images, sides), labels, index)
+        return Batch(dict(zip(self._names, images, strict=True)) if self._names else images[0], labels, index)
+
+    def _normalised(self, pixels: Tensor, sides: Tensor | None, mean: Tensor, std: Tensor) -> Tensor | RaggedBatch:
+        images = pixels.to(self._device, non_blocking=True).to(torch.float32)
+        images.div_(255).sub_(mean).div_(std)
+        return images if sides is None else RaggedBatch(images, sides)
 
 
-def _collate(samples: list, ragged: bool = False) -> tuple[Tensor, Tensor, Tensor | None] | DamagedImageError:
+def _collate(
+    samples: list, ragged: tuple[bool, ...]
+) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor] | DamagedImageError:
     for sample in samples:
         if isinstance(sample, DamagedImageError):
             return sample
     pixels, index = zip(*samples, strict=True)
-    rows = torch.tensor(index, dtype=torch.int64)
+    made = [_stack(images, own) for images, own in zip(zip(*pixels, strict=True), ragged, strict=True)]
+    return made, torch.tensor(index, dtype=torch.int64)
+
+
+def _stack(images: Sequence[Tensor], ragged: bool) -> tuple[Tensor, Tensor | None]:
     if not ragged:
-        return torch.stack(pixels), rows, None
-    batch = RaggedBatch.from_images(pixels)
-    return batch.canvas, rows, batch.extents
+        return torch.stack(list(images)), None
+    batch = RaggedBatch.from_images(images)
+    return batch.canvas, batch.extents
 
 
 def _data_loader(
@@ -303,10 +261,11 @@ def _data_loader(
     world: int,
     keep_workers: bool,
 ) -> DataLoader:
+    ragged = tuple(isinstance(one, (NativeTransform, NativeTrainTransform)) for one in samples.transforms)
     return DataLoader(
         samples,
         batch_sampler=keys,
-        collate_fn=partial(_collate, ragged=isinstance(samples.transform, (NativeTransform, NativeTrainTransform))),
+        collate_fn=partial(_collate, ragged=ragged),
         num_workers=workers,
         multiprocessing_context=start_method(world) if workers > 0 else None,
         persistent_workers=keep_workers and workers > 0,

@@ -7,7 +7,7 @@ import threading
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
-ENDING = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGUSR1} if hasattr(signal, "SIGUSR1") else set())
+ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT}
 """What ends a job is often sent to all its processes, while the training still has to finish a step and save."""
 
 
@@ -22,7 +22,7 @@ def start_method(world: int) -> BaseContext | None:
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision.transforms.functional"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the server inherits it: it ends with its process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the server inherits it, and Python's resource tracker
     try:
         forkserver.ensure_running()
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcpad.data.batch import Batch
 from pcpad.training.distributed import World
@@ -38,6 +38,66 @@ class Counts:
     predictions: np.ndarray
     loss: float
     seconds: float
+
+
+class Tally:
+    """What one process has seen of an evaluation so far.
+
+    Args:
+        num_classes: outputs of the model.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes, self.k = num_classes, min(5, num_classes)
+        self.index, self.label = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+        self.predictions = [torch.zeros(0, self.k, dtype=torch.int32)]
+        self.loss = torch.zeros((), dtype=torch.float64)
+        self.seconds = 0.0
+
+    def add(self, logits: Tensor, batch: Batch) -> None:
+        """Count a batch; `logits` are ``(B, num_classes)``."""
+        logits = logits.float()
+        self.loss += nn.functional.cross_entropy(logits, batch.labels, reduction="sum").cpu().double()
+        self.predictions.append(logits.topk(self.k, dim=1).indices.to("cpu", torch.int32))
+        self.label.append(batch.labels.cpu())
+        self.index.append(batch.index)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All of it as arrays; index, label and top5 as in a record's .npz."""
+        parts = {"index": self.index, "label": self.label, "top5": self.predictions}
+        arrays = {name: torch.cat(part).numpy() for name, part in parts.items()}
+        return arrays | {"loss": self.loss.numpy(), "seconds": np.float64(self.seconds)}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        arrays = [[torch.from_numpy(state[name])] for name in ("index", "label", "top5")]
+        self.index, self.label, self.predictions = arrays
+        self.loss, self.seconds = torch.tensor(float(state["loss"]), dtype=torch.float64), float(state["seconds"])
+
+    def counts(self, expected: int, world: World | None = None) -> Counts:
+        """The result over all processes, which have to ask for it together.
+
+        Raises:
+            RuntimeError: the images seen are not each of `expected` once.
+        """
+        world = world or World()
+        parts = (self.index, self.label, self.predictions)
+        seen, labels, top = (world.gather(torch.cat(part)) for part in parts)
+        order = torch.argsort(seen)
+        seen, labels, top = seen[order], labels[order], top[order]
+        if not torch.equal(seen, torch.arange(expected)):
+            raise RuntimeError(f"saw {len(seen)} images, {len(seen.unique())} of them different, of {expected}")
+        hits = top == labels[:, None]
+        return Counts(
+            n=expected,
+            top1=int(hits[:, 0].sum()),
+            top5=int(hits.sum()) if self.num_classes >= MIN_CLASSES_TOP5 else None,
+            index=seen.numpy(),
+            label=labels.numpy(),
+            predictions=top.numpy(),
+            loss=float(world.sum(self.loss)) / expected,
+            seconds=self.seconds,
+        )
 
 
 class Interrupted(Exception):
@@ -82,10 +142,7 @@ def count(
         RuntimeError: an image was seen twice or not at all. Interrupted: `stop` said so. ValueError, OSError: a process
             could not read an image; on all of them.
     """
-    world = world or World()
-    k = min(5, num_classes)
-    index, label = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
-    predictions, losses = [torch.zeros(0, k, dtype=torch.int32)], torch.zeros((), dtype=torch.float64)
+    world, tally = world or World(), Tally(num_classes)
     was_training = model.training
     model.eval()
     start = time.perf_counter()
@@ -96,31 +153,12 @@ def count(
             images = batch.images.to(memory_format=torch.channels_last) if channels_last else batch.images
             with autocast(device, amp):
                 logits = model(images)
-            logits = logits.float()
-            losses += nn.functional.cross_entropy(logits, batch.labels, reduction="sum").cpu().double()
-            predictions.append(logits.topk(k, dim=1).indices.to("cpu", torch.int32))
-            label.append(batch.labels.cpu())
-            index.append(batch.index)
+            tally.add(logits, batch)
             if progress:
                 progress()
     model.train(was_training)
-
-    seen, labels, top = (world.gather(torch.cat(parts)) for parts in (index, label, predictions))
-    order = torch.argsort(seen)
-    seen, labels, top = seen[order], labels[order], top[order]
-    if not torch.equal(seen, torch.arange(expected)):
-        raise RuntimeError(f"saw {len(seen)} images, {len(seen.unique())} of them different, of {expected}")
-    hits = top == labels[:, None]
-    return Counts(
-        n=expected,
-        top1=int(hits[:, 0].sum()),
-        top5=int(hits.sum()) if num_classes >= MIN_CLASSES_TOP5 else None,
-        index=seen.numpy(),
-        label=labels.numpy(),
-        predictions=top.numpy(),
-        loss=float(world.sum(losses)) / expected,
-        seconds=time.perf_counter() - start,
-    )
+    tally.seconds = time.perf_counter() - start
+    return tally.counts(expected, world)
 
 
 def in_step(batches: Iterable[Batch], world: World, stop: Callable[[], int] | None) -> Iterator[Batch]:

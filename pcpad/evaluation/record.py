@@ -14,10 +14,40 @@ from pcpad.config import digest
 from pcpad.data.batch import EvalTransform
 from pcpad.environment import commit, hardware, versions
 from pcpad.evaluation.counts import Counts
-from pcpad.training.logbook import read_lines
+from pcpad.folders import reason
+from pcpad.training.logbook import append_line, read_lines
 
 SCHEMA = 1
 """Version of the record."""
+
+
+def evaluated_settings(
+    *,
+    model: str,
+    num_classes: int,
+    padding: str,
+    power: float,
+    on_small: str,
+    transform: EvalTransform,
+    ema: bool,
+    loader: str,
+    amp: str,
+) -> dict:
+    """What of an evaluation's settings changes its result: as the record states it, and its digest is of."""
+    preprocess = asdict(transform)
+    del preprocess["size"]
+    return {
+        "model": model,
+        "num_classes": num_classes,
+        "padding": padding,
+        "power": power,
+        "on_small": on_small,
+        "size": transform.label,
+        "preprocess": preprocess,
+        "ema": ema,
+        "loader": loader,
+        "amp": amp,
+    }
 
 
 def make_record(
@@ -56,20 +86,17 @@ def make_record(
         excluded: damaged training images that were left out when the weights were trained.
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
     """
-    preprocess = asdict(transform)
-    del preprocess["size"]
-    evaluated = {
-        "model": model,
-        "num_classes": num_classes,
-        "padding": padding,
-        "power": power,
-        "on_small": on_small,
-        "size": transform.label,
-        "preprocess": preprocess,
-        "ema": ema,
-        "loader": loader,
-        "amp": amp,
-    }
+    evaluated = evaluated_settings(
+        model=model,
+        num_classes=num_classes,
+        padding=padding,
+        power=power,
+        on_small=on_small,
+        transform=transform,
+        ema=ema,
+        loader=loader,
+        amp=amp,
+    )
     return {
         "schema": SCHEMA,
         "id": uuid4().hex[:12],
@@ -99,8 +126,10 @@ def make_record(
     }
 
 
-def write_record(folder: Path, record: dict, counts: Counts) -> None:
+def write_record(folder: Path, record: dict, counts: Counts) -> dict:
     """Append a record to ``records.jsonl`` and put ``records/<name>.npz`` beside it; the .npz comes first.
+
+    Returns the record with the name of the .npz, as it was written.
 
     The .npz holds `index` int64 ``(n,)``, `label` int64 ``(n,)`` and `top5` int32 ``(n, k)``.
 
@@ -115,11 +144,32 @@ def write_record(folder: Path, record: dict, counts: Counts) -> None:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, index=counts.index, label=counts.label, top5=counts.predictions)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        why = reason(path, error)  # before the room that the temporary file took is free again
         temporary.unlink(missing_ok=True)
-        raise
-    with open(folder / "records.jsonl", "a") as file:
-        file.write(json.dumps({**record, "predictions": name}) + "\n")
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(f"{path} could not be written: {why}") from error
+    written = {**record, "predictions": name}
+    append_line(folder / "records.jsonl", written)
+    return written
+
+
+def rewind(folder: Path, step: int, evaluated: bool) -> None:
+    """Drop the records of epochs that a resumed run does again: those after `step`, and of it unless `evaluated`.
+
+    Records that pcpad eval has written stay.
+    """
+    records = read_records(folder)
+    last = step if evaluated else step - 1
+    kept = [r for r in records if r["checkpoint"] != "epoch" or r["step"] <= last]
+    if len(kept) < len(records):
+        temporary = folder / "records.jsonl.tmp"
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(temporary, folder / "records.jsonl")
+        for record in records:
+            if record not in kept:
+                (folder / record["predictions"]).unlink(missing_ok=True)
 
 
 def read_records(folder: Path) -> list[dict]:

@@ -1,6 +1,8 @@
 """pcpad eval: a run, or a model with weights, over paddings and sizes; one record for each cell."""
 
-from dataclasses import dataclass, replace
+import copy
+import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -8,56 +10,35 @@ import numpy as np
 import torch
 from torch import nn
 
-from pcpad import models, weights
-from pcpad.config import EvalSettings, PreprocessSettings
-from pcpad.data.batch import EvalTransform
+from pcpad.config import EvalSettings, digest
+from pcpad.data.batch import Batch
 from pcpad.data.catalogue import DataSet, open_for_evaluation
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
-from pcpad.data.native import NativeTransform, native_transform
+from pcpad.data.native import eval_order
 from pcpad.environment import hardware, num_cores, pick_device
-from pcpad.evaluation.counts import count
-from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, recorded, write_reasons
+from pcpad.evaluation.compare import interval
+from pcpad.evaluation.counts import Tally, autocast
+from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
+from pcpad.evaluation.show import show
+from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical
-from pcpad.probe import probe, probe_native, refuse_filling
 from pcpad.progress import Progress, say
-from pcpad.training import checkpoint
 
-
-@dataclass
-class Subject:
-    """What is evaluated, with the facts that its records state.
-
-    Attributes:
-        name: resolved model name. model: with its weights and zero padding.
-        classes: folder names of the outputs, where they are known.
-        preprocess: overrides of the model's own. data: name of the data set, ``auto`` if nothing was said.
-        native: whether it was trained on images of their own aspect ratio.
-        facts: record fields that are the same for every cell.
-    """
-
-    name: models.ModelName
-    model: nn.Module
-    num_classes: int
-    classes: tuple[str, ...] | None
-    preprocess: PreprocessSettings
-    weights: str | None
-    data: str
-    size: int | None
-    native: bool
-    padding: str
-    power: float
-    on_small: str
-    facts: dict
+KEEP_SECONDS = 300.0
+"""Seconds after which an evaluation keeps what it has counted so far."""
 
 
 def evaluate(settings: EvalSettings) -> Path:
-    """Evaluate every padding at every size; returns the folder that holds the records.
+    """Evaluate every padding at every size, in one pass over the images; returns the folder that holds the records.
+
+    Cells that the folder has a record of are not computed again, and those that were stopped go on.
 
     Raises:
-        ValueError, OSError: for anything the user can mend, before the first cell wherever that can be known.
+        ValueError, OSError: for anything the user can mend, before the first image wherever that can be known.
     """
     device = pick_device(settings.device)
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
@@ -67,181 +48,150 @@ def evaluate(settings: EvalSettings) -> Path:
         others = ", ".join(paddings)
         raise ValueError(f"power={settings.power} has a meaning for partial padding only, not for {others}")
     sizes = parse_sizes(settings.sizes) if settings.sizes else [(settings.size or subject.size, subject.native)]
-    transforms = [transform_for(subject, size, native, paddings) for size, native in sizes]
+    done, reasons = possible(subject, paddings, sizes)
+    if not done:
+        raise ValueError(next(iter(reasons.values())))
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
     say(f"model: {subject.name}; data: {data.name}, {len(data.val):,} images; {hardware(device)}; {loader_line}")
-    with result_folder(Path(out), "records.jsonl") as folder:
+    for (padding, size), reason in reasons.items():
+        say(f"{padding} at {size}: not applicable: {reason}")
+    cells = [make_cell(settings, subject, data, loader_name, *one) for one in done]
+    with result_folder(Path(out), "records*") as folder:
         if settings.data.check != "none":
             check_images(data.val, settings.data.workers or num_cores())
-        original = None
-        if any(native for _, native in sizes):
-            original = image_sizes(data.val, settings.data.workers or num_cores())
-        for padding in paddings:
-            convert(subject.model, padding, **options(subject, padding))
-            for transform in transforms:
-                if not isinstance(transform, NativeTransform):
-                    probe(subject.model, str(subject.name), padding, transform.size)
+        sides = image_sizes(data.val, settings.data.workers or num_cores()) if any(n for _, n in sizes) else None
+        shelf, records = Shelf(folder), {}
+        for cell in cells:
+            if not settings.again:
+                records[cell.title] = recorded(folder, cell)
+                shelf.load(cell)
+            if found := records.get(cell.title):
+                say(f"{cell.title}: done before: top-1 {percent(found['top1'], found['n'])} (--again computes it anew)")
+        left = [cell for cell in cells if not records.get(cell.title)]
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         subject.model.to(device, memory_format=layout)
-        rows = []
-        for padding in paddings:
-            convert(subject.model, padding, **options(subject, padding))
-            for transform in transforms:
-                record = one_cell(
-                    settings, subject, data, original, loader, loader_name, device, padding, transform, folder
+        networks = {p: converted(subject, p) for p in dict.fromkeys(cell.padding for cell in left)}
+        for group in by_rows_seen(left):
+            rows = np.setdiff1d(np.arange(len(data.val)), group[0].tally.state()["index"])
+            batches = loader.EvalLoader(
+                data.val.files,
+                data.val.labels,
+                list({cell.transform.label: cell.transform for cell in group}.values()),
+                batch_size=settings.batch_size,
+                workers=settings.data.workers or default_workers(),
+                device=device,
+                sizes=sides,
+                rows=rows.tolist(),
+            )
+            pass_over(batches, group, networks, settings, device, shelf)
+            for cell in group:
+                share = eval_order([cell.transform], range(len(data.val)), settings.batch_size, 0, 1, sides)[1]
+                records[cell.title] = finish(
+                    settings, subject, data, loader_name, device, cell, share[cell.transform.label], folder
                 )
-                rows.append(record)
-    show(rows, folder)
+                shelf.clear(cell)
+        write_reasons(folder, str(subject.name), reasons)
+    show([records[cell.title] for cell in cells], reasons, subject.facts["padding_trained"], folder)
     return folder
 
 
-def one_cell(
+def make_cell(settings: EvalSettings, subject: Subject, data: DataSet, loader: str, padding: str, transform) -> Cell:
+    """A cell that has seen nothing."""
+    evaluated = evaluated_settings(**what(settings, subject, loader, padding, transform))
+    facts = subject.facts | {"settings_digest": digest(evaluated), "manifest_digest": data.val.digest}
+    return Cell(padding, transform, {key: facts.get(key) for key in SAME}, Tally(subject.num_classes))
+
+
+def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, transform) -> dict:
+    """The fields of a cell's record that change its result."""
+    return {
+        "model": str(subject.name),
+        "num_classes": subject.num_classes,
+        "padding": padding,
+        "power": options(subject, padding).get("power", 1.0),
+        "on_small": subject.on_small,
+        "transform": transform,
+        "ema": subject.facts["ema"],
+        "loader": loader,
+        "amp": settings.amp,
+    }
+
+
+def converted(subject: Subject, padding: str) -> nn.Module:
+    """A copy of the model in a padding mode, in eval mode; it shares its weights and buffers with the model."""
+    shared = {id(t): t for t in (*subject.model.parameters(), *subject.model.buffers())}
+    model = copy.deepcopy(subject.model, shared)
+    convert(model, padding, **options(subject, padding))
+    return model.eval()
+
+
+def by_rows_seen(cells: list[Cell]) -> list[list[Cell]]:
+    """The cells in groups that have seen the same images: one group, unless some were stopped on their way."""
+    groups: dict[bytes, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(np.sort(cell.tally.state()["index"]).tobytes(), []).append(cell)
+    return list(groups.values())
+
+
+def pass_over(
+    batches: Iterable[Batch],
+    cells: list[Cell],
+    networks: dict[str, nn.Module],
     settings: EvalSettings,
-    subject: Subject,
-    data: DataSet,
-    original: np.ndarray | None,
-    loader,
-    loader_name: str,
     device: torch.device,
-    padding: str,
-    transform: EvalTransform,
-    folder: Path,
-) -> dict:
-    """Evaluate one padding at one size and write its record; `original` are the sizes of the image files."""
-    batches = loader.EvalLoader(
-        data.val.files,
-        data.val.labels,
-        transform,
-        batch_size=settings.batch_size,
-        workers=settings.data.workers or default_workers(),
-        device=device,
-        sizes=original,
-    )
-    progress = Progress(f"{padding} at {transform.label}", len(batches), 30.0)
+    shelf: Shelf,
+) -> None:
+    """Every batch through every cell; what was counted is kept now and then, and where it stops.
+
+    A cell's seconds are those of its own forward passes and an equal share of the waiting for images.
+    """
+    title = cells[0].title if len(cells) == 1 else f"{len(cells)} cells"
+    progress, kept, clock = Progress(title, len(batches), 30.0), time.monotonic(), time.perf_counter()
     try:
-        counts = count(
-            subject.model,
-            batches,
-            expected=len(data.val),
-            num_classes=subject.num_classes,
-            device=device,
-            amp=settings.amp,
-            channels_last=settings.channels_last,
-            progress=lambda: progress.step(str),
-        )
+        with torch.inference_mode():
+            for batch in batches:
+                images = {
+                    label: made.to(memory_format=torch.channels_last) if settings.channels_last else made
+                    for label, made in batch.images.items()
+                }
+                waited, clock = time.perf_counter() - clock, time.perf_counter()
+                for cell in cells:
+                    with autocast(device, settings.amp):
+                        logits = networks[cell.padding](images[cell.transform.label])
+                    cell.tally.add(logits, batch)
+                    cell.tally.seconds += waited / len(cells) + time.perf_counter() - clock
+                    clock = time.perf_counter()
+                progress.step(str)
+                if time.monotonic() - kept > KEEP_SECONDS:
+                    shelf.save(cells)
+                    kept = time.monotonic()
+    except BaseException:
+        shelf.save(cells)
+        raise
     finally:
         progress.close()
+
+
+def finish(settings, subject: Subject, data: DataSet, loader: str, device, cell: Cell, share: float, folder) -> dict:
+    """Write the record of a cell that has seen all images, and say it in one line."""
+    counts = cell.tally.counts(len(data.val))
     record = make_record(
         counts,
-        model=str(subject.name),
-        num_classes=subject.num_classes,
-        padding=padding,
-        power=options(subject, padding).get("power", 1.0),
-        on_small=subject.on_small,
-        transform=transform,
         data=data.name,
         manifest_digest=data.val.digest,
-        loader=loader_name,
         device=device,
-        amp=settings.amp,
-        canvas_padding=round(batches.share_of_padding, 4),
-        **subject.facts,
+        canvas_padding=round(share, 4),
+        **what(settings, subject, loader, cell.padding, cell.transform),
+        **{key: value for key, value in subject.facts.items() if key != "ema"},
     )
-    write_record(folder, record, counts)
+    record = write_record(folder, record, counts)
+    low, high = interval(counts.top1, counts.n)
     top5 = f", top-5 {percent(counts.top5, counts.n)}" if counts.top5 is not None else ""
-    speed = record["images_per_second"]
-    native = (
-        f", {batches.share_of_padding:.1%} of the canvas is padding" if isinstance(transform, NativeTransform) else ""
-    )
-    say(f"{padding} at {transform.label}: top-1 {percent(counts.top1, counts.n)}{top5}, {speed:.0f} images/s{native}")
+    native = f", {share:.1%} of the canvas is padding" if is_native(cell.transform) else ""
+    top1 = f"top-1 {percent(counts.top1, counts.n)}, 95% interval {100 * low:.1f} to {100 * high:.1f}"
+    say(f"{cell.title}: {top1}{top5}, {record['images_per_second']:.0f} images/s{native}")
     return record
-
-
-def options(subject: Subject, padding: str) -> dict:
-    """Options of convert for one padding mode."""
-    extra = {"on_small": subject.on_small}
-    return extra | ({"power": subject.power} if padding == "partial" else {})
-
-
-def subject_of_run(settings: EvalSettings) -> Subject:
-    """The model of a run, from its checkpoint."""
-    from pcpad.training.runfolder import read_run
-
-    folder = Path(settings.run)
-    run = read_run(folder)
-    trained = run["settings"]
-    path = folder / checkpoint.FOLDER / f"{settings.checkpoint}.pt"
-    content = checkpoint.load(path)
-    ema = content["ema"] is not None if settings.ema is None else settings.ema
-    if ema and content["ema"] is None:
-        raise ValueError(f"{folder} has no averaged weights: it was trained without --ema")
-    state = content["ema"] if ema else content["model"]
-    name = models.resolve(trained["model"])
-    model = models.create(name, len(run["classes"]))
-    if trained["weights"]:
-        models.scale_input(model, name)
-    weights.load_state(model, weights.unwrap(state), str(path))
-    preprocess = PreprocessSettings(**trained["preprocess"])
-    return Subject(
-        name=name,
-        model=model,
-        num_classes=len(run["classes"]),
-        classes=tuple(run["classes"]),
-        preprocess=merge(preprocess, settings.preprocess),
-        weights=trained["weights"],
-        data=trained["data"]["name"] if settings.data.name == "auto" else settings.data.name,
-        size=trained["size"],
-        native=trained["data"].get("native", False),
-        padding=trained["padding"],
-        power=trained["power"] if settings.power is None else settings.power,
-        on_small=settings.on_small or trained["on_small"],
-        facts={
-            "run": run["id"],
-            "run_digest": run["settings_digest"],
-            "weights_digest": run["weights_digest"],
-            "checkpoint": settings.checkpoint,
-            "step": content["step"],
-            "ema": ema,
-            "seed": trained["seed"],
-            "excluded": run.get("excluded", 0),
-            "padding_trained": trained["padding"],
-        },
-    )
-
-
-def subject_of_model(settings: EvalSettings) -> Subject:
-    """A model by name with weights from a file or from its library."""
-    name = models.resolve(settings.model)
-    is_file = Path(settings.weights).is_file()
-    model = models.build_as_published(name, settings.weights)
-    num_classes = weights.num_outputs(model)
-    return Subject(
-        name=name,
-        model=model,
-        num_classes=num_classes,
-        classes=None,
-        preprocess=settings.preprocess,
-        weights=settings.weights,
-        data=settings.data.name,
-        size=None,
-        native=False,
-        padding="zeros",
-        power=1.0 if settings.power is None else settings.power,
-        on_small=settings.on_small or "raise",
-        facts={
-            "weights_digest": weights.file_digest(settings.weights) if is_file else settings.weights,
-            "checkpoint": Path(settings.weights).name if is_file else settings.weights,
-            "ema": False,
-            # Every library's own weights were trained with the network's own padding; of a file nobody knows.
-            "padding_trained": None if is_file else "zeros",
-        },
-    )
-
-
-def merge(base: PreprocessSettings, over: PreprocessSettings) -> PreprocessSettings:
-    """`base` with what `over` states."""
-    return replace(base, **{k: v for k, v in vars(over).items() if v is not None})
 
 
 def parse_paddings(text: str) -> list[str]:
@@ -263,41 +213,3 @@ def parse_sizes(text: str) -> list[tuple[int, bool]]:
             )
         sizes.append((int(side), kind == "native"))
     return list(dict.fromkeys(sizes))
-
-
-def transform_for(subject: Subject, size: int, native: bool, paddings: list[str]) -> EvalTransform:
-    """The preprocessing for one size; of native ones what their sides are rounded to is found by trying.
-
-    Raises:
-        ValueError: a native size with a padding mode that fills, or for a network that cannot take one.
-    """
-    square = models.eval_transform(subject.name, subject.preprocess, size, subject.weights)
-    if not native:
-        return square
-    refuse_filling(paddings)
-    multiple = 1
-    for padding in paddings:
-        convert(subject.model, padding, **options(subject, padding))
-        multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, size))
-    return native_transform(square, multiple)
-
-
-def size_key(size: str) -> tuple[bool, int]:
-    """Sorts sizes as records state them: squares by their side, then native ones."""
-    kind, _, side = size.rpartition(":")
-    return bool(kind), int(side)
-
-
-def show(records: list[dict], folder: Path) -> None:
-    """The grid as a table of top-1 in percent, and where the records lie."""
-    import pandas as pd
-
-    if len(records) > 1:
-        order = list(dict.fromkeys(sorted((r["size"] for r in records), key=size_key)))
-        frame = pd.DataFrame([(r["padding"], r["size"], 100 * r["top1"] / r["n"]) for r in records])
-        frame.columns = ["padding", "size", "top-1 %"]
-        table = frame.pivot(index="padding", columns="size", values="top-1 %")
-        table = table.loc[list(dict.fromkeys(frame["padding"])), order]
-        text = table.to_string(float_format="%.2f")
-        say(f"\ntop-1 in percent by padding and size, {records[0]['n']} images\n{text}\n")
-    say(f"records: {folder / 'records.jsonl'}")

@@ -1,22 +1,25 @@
 """Checkpoints: written whole or not at all, checked when read, read without running code; a few are kept."""
 
+import hashlib
 import os
 import re
 import shutil
-import zipfile
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
+from pcpad.folders import reason
 from pcpad.weights import DamagedFileError, read_file
 
-FORMAT = 2
+FORMAT = 3
 """Version of the content; a reader refuses another."""
+SEAL = b"pcpad sha256 "
+"""What the digest at the end of a file follows."""
 FOLDER = "checkpoints"
 """Where a run keeps them, as ``step-00001234.pt``, ``best.pt`` and ``last.pt``: links to one of the numbered."""
-LEAST_FREE = 64
-"""MiB of free space below which a disk counts as full."""
 
 
 def save(path: Path, content: dict) -> None:
@@ -32,8 +35,9 @@ def save(path: Path, content: dict) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:
             torch.save({"format": FORMAT, **content}, file)
+            seal(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -46,16 +50,6 @@ def save(path: Path, content: dict) -> None:
         raise OSError(f"{path} could not be written: {why}; the checkpoints before it are untouched") from error
 
 
-def reason(path: Path, error: BaseException) -> str:
-    """Why a write failed, with the space left where that is near nothing."""
-    try:
-        room = os.statvfs(path.parent)
-    except OSError:
-        return str(error)
-    free = room.f_bavail * room.f_frsize / 2**20
-    return f"the disk is full ({free:.0f} MiB free)" if free < LEAST_FREE else f"{error} ({free:.0f} MiB free)"
-
-
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut, where the system can."""
     handle = os.open(folder, os.O_RDONLY)
@@ -66,30 +60,57 @@ def sync_folder(folder: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Read a checkpoint of pcpad onto the CPU, after a look at the checksum of each of its parts.
+    """Read a checkpoint of pcpad onto the CPU, after a look at the digest of the whole file.
 
     Raises:
-        DamagedFileError: it is damaged. ValueError: it holds code, or is not one of this version of pcpad. OSError:
-            it cannot be read.
+        DamagedFileError: it is damaged. ValueError: it holds code, or is not one of this version of pcpad.
+            PermissionError: it may not be read.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ValueError(f"there is no checkpoint {path}")
-    check_sums(path)
+    try:
+        sealed = check_seal(path)
+    except PermissionError:
+        raise
+    except OSError as error:  # a folder, a link to nothing, a disk that fails
+        raise DamagedFileError(f"{path} is damaged ({error.strerror})") from error
     content = read_file(str(path))
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} has checkpoint format {content.get('format')}, this pcpad reads {FORMAT}")
+    if not sealed:
+        raise DamagedFileError(f"{path} is damaged (there is no digest at its end)")
     return content
 
 
-def check_sums(path: Path) -> None:
-    """Compare each part of a checkpoint with its CRC, which torch.load does not; raises DamagedFileError."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            bad = file.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} is damaged ({error})") from error
-    if bad is not None:
-        raise DamagedFileError(f"{path} is damaged (wrong checksum of {bad})")
+def seal(file: BinaryIO) -> None:
+    """Put the digest of all that a zip file holds at its end, as the zip's comment, so that it stays a zip file."""
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", len(SEAL) + 64))  # the length of the comment
+    file.seek(0)
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    file.write(SEAL + found.encode())
+
+
+def check_seal(path: Path) -> bool:
+    """Whether a file has a digest at its end; raises DamagedFileError where it is not that of the file.
+
+    The checksums inside a zip file are not enough: torch.load does not look at them, and they leave out its directory.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END) - len(SEAL) - 64
+        file.seek(max(size, 0))
+        end = file.read()
+        if size < 0 or not end.startswith(SEAL):
+            return False
+        file.seek(0)
+        sha = hashlib.sha256()
+        while size:
+            part = file.read(min(size, 2**20))
+            sha.update(part)
+            size -= len(part)
+    if sha.hexdigest().encode() != end[len(SEAL) :]:
+        raise DamagedFileError(f"{path} is damaged (its digest is not that at its end)")
+    return True
 
 
 @dataclass(frozen=True, order=True)
@@ -190,14 +211,23 @@ class Shelf:
 
 
 def link(path: Path, name: Path) -> None:
-    """Make `name` another name of the file `path`, at once; a copy where the file system has no links."""
+    """Make `name` another name of the file `path`, at once; a copy where the file system has no links.
+
+    Raises:
+        OSError: as `save`; the file `path` stays.
+    """
     temporary = name.with_name(f"{name.name}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, name)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, name)
+    except OSError as error:
+        why = reason(name, error)
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{name} could not be written: {why}; {path} is saved") from error
 
 
 def remove(path: Path) -> None:

@@ -65,7 +65,7 @@ def epoch_record(training, counts: Counts) -> dict:
         step=training.state.step,
         seed=settings.seed,
         excluded=job.data.excluded,
-        canvas_padding=round(job.val_loader.share_of_padding, 4),
+        canvas_padding=round(job.val_loader.share_of_padding[job.transform.label], 4),
     )
 
 

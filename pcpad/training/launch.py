@@ -9,13 +9,12 @@ import tempfile
 from pathlib import Path
 
 from pcpad.config import TrainSettings
+from pcpad.environment import num_cores
 from pcpad.training.requeue import STATUS
-from pcpad.training.signals import STOPPED
+from pcpad.training.signals import PARENT, STOPPED, heeded
 
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What torchrun hands on to the processes; without SIGUSR1 that signal would kill it and leave them alone."""
-GRACE = 600
-"""Seconds that the processes have, after a signal, to finish their step and save."""
+GRACE = 180
+"""Seconds that the processes have to finish their step and save, after a signal or when one of them has died."""
 
 
 def is_launched() -> bool:
@@ -42,19 +41,26 @@ def launch(settings: TrainSettings, argv: list[str]) -> int:
         where = [f"--nnodes={settings.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={settings.rendezvous}"]
         where += [f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'pcpad')}"]
     arguments = [*where, f"--nproc-per-node={settings.gpus}", "--max-restarts=0"]
-    arguments += [f"--signals-to-handle={SIGNALS}", f"--shutdown-timeout={GRACE}"]
+    # what torchrun hands on to the processes; one that it does not know would kill it and leave them alone
+    arguments += [f"--signals-to-handle={','.join(heeded())}", f"--shutdown-timeout={GRACE}"]
     arguments += ["--module", "pcpad", "train", *argv]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // settings.gpus)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // settings.gpus)))
     with tempfile.TemporaryDirectory(prefix="pcpad-") as scratch:
         os.environ[STATUS] = str(Path(scratch) / "status.json")
+        os.environ[PARENT] = str(os.getpid())
         try:
             torchrun.run(torchrun.parse_args(arguments))
         except SignalException as stop:
             return outcome(signal.Signals(stop.sigval).name)
         except ChildFailedError as error:
+            codes = {one.exitcode for one in error.failures.values()}
+            if STOPPED in codes:  # asked to stop before the first step
+                print(f"pcpad: {failure(error)}", file=sys.stderr, flush=True)
+                return STOPPED
             raise ValueError(failure(error)) from None
         finally:
             status = os.environ.pop(STATUS)
+            del os.environ[PARENT]
         return outcome(None, status)
 
 
@@ -80,7 +86,7 @@ def outcome(received: str | None, status: str | None = None) -> int:
         told = {}
     if not (told.get("signal") or received):
         return 0
-    text = told.get("text") or f"stopped by {received}: nothing was trained yet"
+    text = told.get("text") or f"stopped by {received}; the process of rank 0 has not said that it saved anything"
     print(f"pcpad: {text}", file=sys.stderr, flush=True)
     return 130 if (told.get("signal") or received) == "SIGINT" else STOPPED
 

@@ -4,6 +4,8 @@ import json
 import warnings
 from pathlib import Path
 
+from pcpad.folders import reason
+
 
 class Logbook:
     """TensorBoard and ``metrics.jsonl`` of one run.
@@ -18,7 +20,7 @@ class Logbook:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports of deprecated modules
             from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.file = folder / "metrics.jsonl"
         if self.file.exists():
             kept = [entry for entry in read_lines(self.file) if entry["step"] <= step]
@@ -28,10 +30,9 @@ class Logbook:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write numbers at a step, each under a name like ``train/loss``."""
+        append_line(self.file, {"step": step, **values})
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-        with open(self.file, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
 
     def hyperparameters(self, settings: dict, results: dict[str, float]) -> None:
         """Write settings against results for TensorBoard's HParams page."""
@@ -43,14 +44,35 @@ class Logbook:
         self.writer.close()
 
 
+def append_line(path: Path, entry: dict) -> None:
+    """Add an entry to a file of JSON lines; a line that was cut off while it was written makes room for it.
+
+    Raises:
+        OSError: it could not be written; names the file and the free space.
+    """
+    try:
+        with open(path, "a+b") as file:
+            end = file.tell()
+            file.seek(max(end - 1, 0))
+            if file.read(1) not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(entry).encode() + b"\n")
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {reason(path, error)}") from error
+
+
 def read_lines(path: Path) -> list[dict]:
     """The entries of a file of JSON lines; a last line that was cut off while it was written is left out."""
     lines = path.read_text().splitlines()
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError(f"a {type(entry).__name__} in place of an object")
+            entries.append(entry)
+        except ValueError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}, is damaged ({error}); remove that line") from error
     return entries

@@ -17,13 +17,16 @@ from pcpad.ragged import RaggedBatch
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
-from pcpad.training.guard import gradients_are_finite, not_finite
+from pcpad.training.guard import diverged, gradients_are_finite, not_finite
 from pcpad.training.logbook import Logbook
 from pcpad.training.optimizer import make_optimizer, peak_rate
 from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped, code_of, name_of
 from pcpad.training.state import State, make_average, seed_epoch
 from pcpad.training.watch import Watch
+
+LEAST_SCALE = 2.0**-10
+"""Loss scale of fp16 below which training has diverged: it is halved at each step whose gradient is not finite."""
 
 
 @dataclass
@@ -93,12 +96,13 @@ class Training:
         return Stopped(name, f"stopped by {name} after step {step}; all that is needed to go on is saved")
 
 
-def fit(job: Job, run: dict, resume: dict | None = None) -> None:
+def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None = None) -> None:
     """Train to the last epoch, then say what came of it.
 
     Args:
         run: the content of run.json.
         resume: a checkpoint to continue from.
+        signals: those that ask for a stop; its own if not given.
 
     Raises:
         ValueError: the loss or the gradient is no longer finite, or an image is damaged. OSError: a file cannot be
@@ -112,7 +116,8 @@ def fit(job: Job, run: dict, resume: dict | None = None) -> None:
         states = [rank["loader"] for rank in resume["ranks"]]
         moved = resume["world"] != job.world.size
         job.train_loader.restore(states[0 if moved else job.world.rank], other_world=moved)
-    with Signals() as signals:
+    with signals or Signals() as signals:
+        signals.wait()
         training = Training(job, run, resume, signals)
         state = training.state
         while state.epoch < settings.epochs:
@@ -204,6 +209,8 @@ def train_on(training: Training, parts: list[Batch]) -> None:
 
         raise not_finite(training, float(loss) / sum(len(part.labels) for part in parts), alone)
     optimizer_step(state)
+    if state.scaler.is_enabled() and any(world.agree(state.scaler.get_scale() < LEAST_SCALE)):
+        raise diverged(training.shelf, f"the gradient is not finite at any loss scale at step {state.step + 1}")
     state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
 
 

@@ -17,6 +17,7 @@ from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes, leave_out
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_transform
 from pcpad.environment import hardware, num_cores, pick_device
+from pcpad.evaluation.record import rewind
 from pcpad.padding import convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
@@ -28,16 +29,19 @@ from pcpad.training.loop import Job, fit
 from pcpad.training.optimizer import peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
-from pcpad.training.signals import Stopped
+from pcpad.training.signals import Signals, Stopped
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
 
 
-def train(settings: TrainSettings) -> Path:
+def train(settings: TrainSettings, signals: Signals | None = None) -> Path:
     """Train and evaluate one model; returns the run's folder.
 
     In a process that torchrun has started this is that process's part of it.
+
+    Args:
+        signals: those that ask for a stop; not listened to before the first step if not given.
 
     Raises:
         ValueError, OSError: for anything the user can mend; a run that has no checkpoint yet leaves nothing behind.
@@ -47,12 +51,12 @@ def train(settings: TrainSettings) -> Path:
     make_deterministic(settings)
     world = this_world(device)
     try:
-        return train_in(world, device, settings)
+        return train_in(world, device, settings, signals)
     finally:
         world.close()
 
 
-def train_in(world: World, device: torch.device, settings: TrainSettings) -> Path:
+def train_in(world: World, device: torch.device, settings: TrainSettings, signals: Signals | None = None) -> Path:
     """`train`, in one of the processes of a world."""
     name = models.resolve(settings.model)
     # images of one size: the fastest kernel is worth finding
@@ -98,6 +102,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings) -> Pat
         if settings.resume:
             path = world.on_main(lambda: choose_checkpoint(folder, settings, facts, world))
             resume = checkpoint.load(path)
+            world.on_main(lambda: rewind(folder, resume["step"], resume["step_in_epoch"] == 0))
         torch.manual_seed(settings.seed)
         model = models.build(name, len(data.classes), None if resume else settings.weights, settings.reset_head)
         if settings.zero_init and settings.weights is None:
@@ -123,7 +128,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings) -> Pat
         marker = Requeue(folder, world)
         try:
             marker.clear()
-            fit(job, read_run(folder), resume)
+            fit(job, read_run(folder), resume, signals)
         except Stopped as stop:
             marker.write(stop)
             tell_launcher(world, folder, stop)
@@ -142,7 +147,7 @@ def own_device(settings: TrainSettings) -> torch.device:
     device = pick_device(settings.device)
     if device.type != "cuda":
         return device
-    index = local_rank() if settings.gpus > 1 else device.index
+    index = local_rank() if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 else device.index
     if index >= torch.cuda.device_count():
         raise ValueError(f"gpus={settings.gpus}: this machine has {torch.cuda.device_count()} of them")
     return torch.device("cuda", index)
@@ -216,6 +221,11 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
     train_loader = loader.TrainLoader(
         train.files, train.labels, augment, batch_size=batch, seed=settings.seed, sizes=sizes, **shared
     )
+    if train_loader.steps_per_epoch < settings.accumulate:
+        raise ValueError(
+            f"no training step: {len(train):,} images over {world.size} processes do not fill {settings.accumulate} "
+            f"parts of {batch} on each of them; lower --batch_size or --accumulate"
+        )
     val_loader = loader.EvalLoader(val.files, val.labels, transform, batch_size=eval_batch, sizes=val_sizes, **shared)
     return train_loader, val_loader
 

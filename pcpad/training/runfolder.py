@@ -26,6 +26,11 @@ from pcpad.training.lock import locked
 
 EXCLUDED = "excluded.txt"
 """In a run's folder: the training images that are left out, a copy of data.exclude."""
+UNBORN = {
+    *(lock.NAME, "run.json", "run.json.tmp", "settings.yaml", "surgery.json", EXCLUDED, "requeue.json"),
+    *("metrics.jsonl", "metrics.tmp", "tensorboard", "records", "records.jsonl", checkpoint.FOLDER),
+}
+"""What the folder of a run without a checkpoint may hold."""
 
 
 @contextmanager
@@ -34,8 +39,9 @@ def own_folder(folder: Path, settings: TrainSettings) -> Iterator[None]:
     with locked(folder):
         if not settings.resume:
             refuse_occupied(folder, settings)
+            clear_unborn(folder)
         Shelf(folder).sweep_temporary()
-        with result_folder(folder, f"{checkpoint.FOLDER}/last.pt"):
+        with result_folder(folder, f"{checkpoint.FOLDER}/step-*.pt"):
             yield
 
 
@@ -58,7 +64,10 @@ def choose_checkpoint(folder: Path, settings: TrainSettings, facts: dict, world:
     for text in damaged:
         say(f"warning: {text}; going on from the checkpoint before it")
     if content is None:
-        raise ValueError(f"--resume {folder}: there is no checkpoint in it: the run was not trained for an epoch")
+        raise ValueError(
+            f"--resume {folder}: there is no checkpoint in it yet: start the run again with its own command, and --out "
+            f"{folder}"
+        )
     check_resume(folder, settings, facts)
     inside = f" and {content['step_in_epoch']} steps" if content["step_in_epoch"] else ""
     say(f"resuming {folder} after epoch {content['epoch']}{inside} (step {content['step']})")
@@ -90,12 +99,27 @@ def refuse_occupied(folder: Path, settings: TrainSettings) -> None:
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder} exists and is not empty: choose another --out")
     changed = changed_settings(read_run(folder), settings)
+    if not Shelf(folder).all():  # its start was killed before the first checkpoint
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in UNBORN)
+        if not changed and not foreign:
+            return
+        why = f"other settings ({'; '.join(changed)})" if changed else f"files that are no run's ({', '.join(foreign)})"
+        raise ValueError(f"{folder} holds a run without a checkpoint, with {why}: remove it, or choose another --out")
     raise ValueError(
         f"{folder} exists and is not empty: it holds a run with "
         + (f"other settings ({'; '.join(changed)}): choose another --out, " if changed else "these settings: ")
         + f"{'or ' if changed else ''}continue it with --resume {folder}"
         + ("" if changed else ", or choose another --out")
     )
+
+
+def clear_unborn(folder: Path) -> None:
+    """Remove what a start has left that was killed before its first checkpoint; `refuse_occupied` has looked at it."""
+    if folder.is_dir() and (folder / "run.json").is_file():
+        say(f"{folder} holds a run that was killed before its first checkpoint: starting over")
+        for path in folder.iterdir():
+            if path.name != lock.NAME:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_run(
@@ -108,7 +132,6 @@ def write_run(
     world: World,
 ) -> None:
     """Write settings.yaml, run.json (what the run is), surgery.json (what convert did) and what is left out."""
-    (folder / "settings.yaml").write_text(yaml_text(replace(settings, out=None)))
     about = {
         "id": f"{folder.resolve().name}-{uuid4().hex[:6]}",
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
@@ -120,7 +143,10 @@ def write_run(
         "hardware": hardware(device),
         "processes": world.size,
     }
-    (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")
+    temporary = folder / "run.json.tmp"
+    temporary.write_text(json.dumps(about, indent=1) + "\n")
+    temporary.replace(folder / "run.json")  # first of all, and whole: what lies in the folder is known by it
+    (folder / "settings.yaml").write_text(yaml_text(replace(settings, out=None)))
     if settings.data.exclude:
         shutil.copyfile(settings.data.exclude, folder / EXCLUDED)
     (folder / "surgery.json").write_text(json.dumps(surgery.to_dict(), indent=1) + "\n")
@@ -131,7 +157,10 @@ def read_run(folder: Path) -> dict:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no run: there is no {path}")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or start a new run") from None
 
 
 def check_resume(folder: Path, settings: TrainSettings, facts: dict) -> None:

@@ -1,16 +1,20 @@
-"""Signals that ask a training to stop: noted, and obeyed after the step it is in."""
+"""Signals that ask a training to stop: obeyed at once until it trains, then noted, and obeyed after a step."""
 
 import os
 import signal
 import threading
 
-NOTED = ("SIGTERM", "SIGUSR1", "SIGINT")
+NOTED = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP", "SIGQUIT")
 STOPPED = 75
 """Exit code of a training that was asked to stop, and has saved what it needs to go on (EX_TEMPFAIL of sysexits.h)."""
+PARENT = "PCPAD_LAUNCHER"
+"""Environment variable: number of the process that has started this one and collects its result."""
 
 
-class Stopped(Exception):
-    """A training has stopped because a signal asked for it, and saved its state.
+class Stopped(BaseException):
+    """A training has stopped because a signal asked for it, and what it needs to go on is saved.
+
+    As KeyboardInterrupt it is no Exception: it may be raised anywhere, and no library is to take it for a failure.
 
     Attributes:
         signal: its name.
@@ -27,31 +31,44 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Notes the first of SIGTERM, SIGUSR1 and SIGINT while it is open; a second SIGINT is Ctrl-C as ever.
+    """Notes the first of the signals `NOTED` while it is open; a second SIGINT is Ctrl-C as ever.
 
-    A process that torchrun has started also stops when torchrun is gone: nobody would collect its result.
+    Before `wait` is called there is nothing to save: then a signal raises `Stopped` at once, and SIGINT is Ctrl-C. What
+    is ignored when it is opened (SIGHUP under nohup) stays ignored. It may be opened again inside itself.
+
+    A process that a launcher has started also stops when that is gone: nobody would collect its result.
     """
 
     def __init__(self):
         self.noted: str | None = None
-        self._before: dict = {}
-        self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self.waits = False
+        self._before: list[dict] = []
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        self._parent = int(os.environ.get(PARENT, os.getppid())) if launched else None
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for name in NOTED:
-                self._before[name] = signal.signal(getattr(signal, name), self._note)
+        before = {}
+        if threading.current_thread() is threading.main_thread() and not any(self._before):
+            for name in heeded():
+                before[name] = signal.signal(getattr(signal, name), self._note)
+        self._before.append(before)
         return self
 
     def __exit__(self, *_) -> None:
-        for name, handler in self._before.items():
+        for name, handler in self._before.pop().items():
             signal.signal(getattr(signal, name), handler)
+
+    def wait(self) -> None:
+        """From now on note signals, and leave it to the training when to obey."""
+        self.waits = True
 
     def _note(self, number: int, _) -> None:
         name = signal.Signals(number).name
-        if name == "SIGINT" and self.noted == "SIGINT":
+        if name == "SIGINT" and (self.noted == "SIGINT" or not self.waits):
             raise KeyboardInterrupt
         self.noted = self.noted or name
+        if not self.waits:
+            raise Stopped(name, f"stopped by {name} before the first step: nothing has changed")
 
     @property
     def asked(self) -> str | None:
@@ -59,6 +76,11 @@ class Signals:
         if self.noted is None and self._parent is not None and os.getppid() != self._parent:
             self.noted = "SIGTERM"
         return self.noted
+
+
+def heeded() -> list[str]:
+    """Those of `NOTED` that are not ignored."""
+    return [name for name in NOTED if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]
 
 
 def name_of(code: int) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-STOPPED = 75
-"""Exit code of `pcpad train` that was asked to stop and has saved."""
+STOPS = (75, -signal.SIGTERM, -signal.SIGUSR1)
+"""Exit codes of `pcpad train` that was asked to stop: it has saved, or had not yet begun."""
 WARNING = signal.SIGUSR2
 """submitit's signal that the job's time is nearly over, or that it is preempted."""
 
@@ -38,28 +38,26 @@ class Training(Checkpointable):
             RuntimeError: the training has failed; its message is in the job's error log.
         """
         main = os.environ.get("SLURM_PROCID", "0") == "0"
-        command = self.command(main)
+        command = self.command()
         print(" ".join(command), flush=True)
         # Slurm sends the warning to all processes of a job; this one hands it on in the form that all of them know.
         ignore = {"preexec_fn": lambda: signal.signal(WARNING, signal.SIG_IGN)}
         self._process = subprocess.Popen(command, **ignore)
         code = self._wait()
-        if code == STOPPED and main and Path(self.out, "requeue.json").is_file() and job_state() == "RUNNING":
+        if code in STOPS and main and job_state() == "RUNNING":
             requeue()  # preempted with SIGTERM alone; where the warning came first, `checkpoint` has run
-        if code not in (0, STOPPED):
+        if code not in (0, *STOPS):
             raise RuntimeError(f"pcpad train has failed with exit code {code} on {socket.gethostname()}")
         return self.out
 
-    def command(self, main: bool = True) -> list[str]:
+    def command(self) -> list[str]:
         """The command of this node."""
         command = [sys.executable, "-m", "pcpad", "train", "--gpus", str(self.gpus)]
         if self.nodes > 1:
             command += ["--nodes", str(self.nodes), "--rendezvous", rendezvous()]
         if any(Path(self.out, "checkpoints").glob("step-*.pt")):
-            return [*command, "--resume", self.out]
-        again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        if main and again and Path(self.out, "run.json").is_file():  # this job was killed before its first checkpoint
-            os.rename(self.out, f"{self.out}.without-checkpoint-{int(time.time())}")
+            # with its settings, so that a run of others is refused and not taken for this one
+            return [*command, "--resume", self.out, *without(self.arguments, ("--recipe", "--weights"))]
         return [*command, *self.arguments, "--out", self.out]
 
     def checkpoint(self) -> DelayedSubmission:
@@ -78,6 +76,16 @@ class Training(Checkpointable):
             if code is not None:
                 return code
             time.sleep(0.5)
+
+
+def without(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+    """Arguments less some options and their values: ``--name value`` or ``--name=value``."""
+    kept, skip = [], False
+    for word in arguments:
+        if not skip and word.partition("=")[0] not in names:
+            kept.append(word)
+        skip = not skip and word in names
+    return kept
 
 
 def rendezvous() -> str:

@@ -65,7 +65,8 @@ def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[st
     Raises:
         ValueError: a NAME=A,B that is none, or the arguments hold what is decided here.
     """
-    taken = {"--out", "--gpus", "--nodes", "--rendezvous", "--resume"} & {word.partition("=")[0] for word in train}
+    own = {"--out", "--gpus", "--nodes", "--rendezvous", "--resume"}
+    taken = own & {word.partition("=")[0] for word in train}
     if taken:
         raise ValueError(f"{' and '.join(sorted(taken))} cannot stand behind --: that is for the submission to say")
     axes = []
@@ -73,6 +74,8 @@ def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[st
         name, equals, values = text.partition("=")
         if not (name and equals and all(values.split(","))):
             raise ValueError(f"--each {text}: wanted is NAME=A,B with a setting of pcpad train, such as seed=0,1,2")
+        if f"--{name}" in own:
+            raise ValueError(f"--each {text}: {name} is for the submission to say, the same for all its runs")
         axes.append([(name, value) for value in values.split(",")])
     runs = []
     for cell in itertools.product(*axes):

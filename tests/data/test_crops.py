@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from pcpad.data.reference import crop_box
+from pcpad.data.pil_images import crop_box
 from tests.data.made import CPU, DEVICES, RATIO, epochs, train_loader, train_transform
 
 

@@ -83,9 +83,9 @@ def test_the_canvas_is_small_and_its_padding_stated(loader, photo_files):
     batches = list(made)
     area = sum(batch.images.canvas[:, 0].numel() for batch in batches)
     own = sum(int(batch.images.extents.prod(1).sum()) for batch in batches)
-    assert made.share_of_padding == pytest.approx(1 - own / area)
+    assert made.share_of_padding["native:32"] == pytest.approx(1 - own / area)
     sides = np.array([native_sides(*size, 32) for size in original_sizes(files).tolist()])
-    assert made.share_of_padding < share_of_padding(range(len(files)), sides, 4)
+    assert made.share_of_padding["native:32"] < share_of_padding(range(len(files)), sides, 4)
 
 
 def test_images_change_places_within_their_window_only():

@@ -31,7 +31,7 @@ def files(tmp_path):
         pytest.param(2, id="from the server", marks=pytest.mark.slow),
     ],  # it starts in seconds
 )
-@pytest.mark.parametrize("name", ["TERM", "USR1", "INT"])
+@pytest.mark.parametrize("name", ["TERM", "USR1", "INT", "HUP"])
 def test_a_worker_heeds_its_own_process_only(files, world, name):
     """torchrun and Slurm send a signal to all processes of a job, and the training has to finish its step."""
     cpu = torch.device("cpu")

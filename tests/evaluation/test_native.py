@@ -10,18 +10,7 @@ from torchvision.transforms import functional as F
 import pcpad
 from pcpad.cli import main
 from pcpad.evaluation.record import read_records
-from tests.data.conftest import picture
 from tests.zoo.redraw import redraw
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """18 made photographs of 18 sizes, 3 in each of 6 classes."""
-    for i in range(18):
-        place = tmp_path / "data" / "val" / f"{i % 6}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(60 + 7 * i, 120 - 3 * i, seed=i)).save(place / f"{i:02}.png")
-    return tmp_path / "data"
 
 
 def network(name, tmp_path, folder):
@@ -87,7 +76,7 @@ def test_mistakes(folder, tmp_path, capsys):
         ("--sizes=own:64",): "sizes must be positive integers, or native:N",
         (
             "--sizes=native:64",
-            "--paddings=zeros,reflect",
+            "--paddings=reflect",
         ): "native sizes go with zeros and partial padding, not with reflect",
     }.items():
         assert main([*common, *options]) != 0

@@ -117,9 +117,7 @@ def soak(folder: Path, times: int, seed: int) -> dict:
         assert f'File "{ROOT}/pcpad/' not in err, err
         happened[way] += 1
         saved = sorted((folder / "run/checkpoints").glob("step-*.pt"))
-        if not saved and (folder / "run").exists():  # killed before its first checkpoint: begin again
-            os.rename(folder / "run", folder / f"run-{starts}")
-        elif len(saved) > 2 and rng.random() < 0.4:
+        if len(saved) > 2 and rng.random() < 0.4:
             kind = rng.choice(KINDS)
             damage(saved[-1], kind, rng)
             damaged[kind] += 1

@@ -68,7 +68,7 @@ def whole(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "one rank", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP", "one rank", "SIGKILL"])
 def test_a_signal_to_the_launcher(data, whole, tmp_path, name):
     """All processes end, none is left over, the marker is there, and the resumed run is the undisturbed one."""
     process = start(tmp_path, **options(data, "cut"))
@@ -170,7 +170,7 @@ def test_one_message_for_all(tmp_path, codes, texts, said):
             130,
             "after step 3",
         ),
-        (None, "SIGTERM", STOPPED, "stopped by SIGTERM: nothing was trained yet"),
+        (None, "SIGTERM", STOPPED, "stopped by SIGTERM; the process of rank 0 has not said that it saved anything"),
     ],
 )
 def test_the_outcome(tmp_path, capsys, status, received, code, said):

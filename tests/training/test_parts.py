@@ -10,7 +10,7 @@ from torch import nn
 from pcpad.config import OptimSettings, ScheduleSettings
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
-from pcpad.training.logbook import Logbook
+from pcpad.training.logbook import Logbook, append_line, read_lines
 from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.optimizer import make_optimizer, parameter_groups
 from pcpad.training.schedule import learning_rate
@@ -163,7 +163,7 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(ValueError, match="format 99"):
         checkpoint.load(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
+    with pytest.raises(ValueError, match=r"last\.pt is no intact checkpoint"):
         checkpoint.load(path)
 
 
@@ -184,6 +184,40 @@ def test_logbook_hides_what_was_written_after_the_checkpoint(tmp_path):
     curve = {e.step: e.value for e in events}
     assert curve == {1: 1, 2: 2, 3: 3, 4: 40, 5: 50, 6: 60}
     assert [e.step for e in events] == sorted(curve)
+
+
+def test_logbook_hides_what_was_written_after_step_0(tmp_path):
+    """A run that was stopped before its first step, and then once more."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for last in (5, 8):
+        book = Logbook(tmp_path, 0)
+        for step in range(1, last + 1):
+            book.scalars(step, {"train/loss": float(last)})
+        book.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
+    assert [(e.step, e.value) for e in events] == [(step, 8.0) for step in range(1, 9)]
+
+
+@pytest.mark.parametrize("rest", ["", '{"step": 3, "a"', "[1, 2"])
+def test_a_line_that_was_cut_off_makes_room_for_the_next(tmp_path, rest):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + rest)
+    append_line(path, {"step": 4})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 4}\n'
+    append_line(tmp_path / "new.jsonl", {"a": "ü"})
+    assert read_lines(tmp_path / "new.jsonl") == [{"a": "ü"}]
+
+
+def test_a_line_that_is_no_entry_is_named(tmp_path):
+    (tmp_path / "lines.jsonl").write_text('{"step": 1}\n7\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"lines\.jsonl, line 2, is damaged \(a int in place of an object\)"):
+        read_lines(tmp_path / "lines.jsonl")
+
+
+def test_a_file_that_cannot_be_appended_to_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"could not be written: .*Is a directory.* MiB free"):
+        append_line(tmp_path, {"step": 1})
 
 
 def test_a_log_whose_last_line_was_cut_off_can_be_continued(tmp_path):

@@ -1,0 +1,142 @@
+"""The cells of a grid, a padding mode at a size each: which can be done, which are done, which are under way."""
+
+import contextlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcpad import models
+from pcpad.config import digest
+from pcpad.data.batch import EvalTransform
+from pcpad.data.native import NativeTransform, native_transform
+from pcpad.evaluation.counts import Tally
+from pcpad.evaluation.record import read_records
+from pcpad.evaluation.subject import Subject, options
+from pcpad.padding import convert
+from pcpad.probe import probe, probe_native, refuse_filling
+
+SAME = ("settings_digest", "manifest_digest", "run", "run_digest", "weights_digest", "checkpoint", "step")
+"""Fields of a record that are alike where it is of the same cell."""
+
+
+@dataclass
+class Cell:
+    """One padding mode at one size.
+
+    Attributes:
+        facts: the fields `SAME` of its record. tally: what was seen so far.
+    """
+
+    padding: str
+    transform: EvalTransform
+    facts: dict
+    tally: Tally
+
+    @property
+    def title(self) -> str:
+        """``"partial at 224"``."""
+        return f"{self.padding} at {self.transform.label}"
+
+
+def possible(
+    subject: Subject, paddings: Sequence[str], sizes: Sequence[tuple[int | None, bool]]
+) -> tuple[list[tuple[str, EvalTransform]], dict[tuple[str, str], str]]:
+    """Try the model in every cell, on empty images.
+
+    Args:
+        sizes: pixels, None for the model's own, and whether images keep their own aspect ratio.
+
+    Returns:
+        Padding mode and preprocessing of the cells that the model can do, by padding and then by size; and of the
+        others padding mode and size, to the reason. The model is left in one of the modes.
+    """
+    transforms: list[EvalTransform] = []
+    reasons: dict[tuple[str, str], str] = {}
+    for size, native in sizes:
+        square = models.eval_transform(subject.name, subject.preprocess, size, subject.weights)
+        transform, multiple = native_transform(square) if native else square, 1
+        for padding in paddings:
+            try:
+                if native:
+                    refuse_filling([padding])
+                convert(subject.model, padding, **options(subject, padding))
+                if native:
+                    multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, square.size))
+                else:
+                    probe(subject.model, str(subject.name), padding, square.size)
+            except ValueError as error:
+                reasons[padding, transform.label] = str(error)
+        transforms.append(native_transform(square, multiple) if native else square)
+    done = [(p, t) for p in paddings for t in transforms if (p, t.label) not in reasons]
+    return done, reasons
+
+
+def recorded(folder: Path, cell: Cell) -> dict | None:
+    """The newest record of a cell in a folder, with the predictions beside it."""
+    for record in reversed(read_records(folder)):
+        if all(record.get(key) == cell.facts.get(key) for key in SAME) and (folder / record["predictions"]).is_file():
+            return record
+    return None
+
+
+def hits(folder: Path, record: dict) -> np.ndarray:
+    """Whether each image of a record was right: bool ``(n,)``, in the order of the manifest."""
+    with np.load(folder / record["predictions"]) as kept:
+        return kept["top5"][:, 0] == kept["label"]
+
+
+class Shelf:
+    """Where the tallies of unfinished cells are kept, so that an evaluation goes on where it was stopped."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "records"
+
+    def path(self, cell: Cell) -> Path:
+        """The file of a cell."""
+        return self.folder / f"unfinished-{digest(cell.facts)}.npz"
+
+    def save(self, cells: Sequence[Cell]) -> None:
+        """Keep what the cells have seen; of a cell that has seen nothing, nothing."""
+        for cell in cells:
+            if len(cell.tally.index) > 1:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                temporary = self.path(cell).with_suffix(".tmp")
+                with open(temporary, "wb") as file:
+                    np.savez(file, **cell.tally.state())
+                os.replace(temporary, self.path(cell))
+
+    def load(self, cell: Cell) -> None:
+        """Go on from what was kept; a damaged file counts as none."""
+        damage = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
+        with (
+            contextlib.suppress(FileNotFoundError, *damage),
+            open(self.path(cell), "rb") as file,
+            np.load(file) as kept,
+        ):
+            cell.tally.load({name: kept[name] for name in kept.files})
+
+    def clear(self, cell: Cell) -> None:
+        """Forget a cell."""
+        self.path(cell).unlink(missing_ok=True)
+
+
+def write_reasons(folder: Path, model: str, reasons: dict[tuple[str, str], str]) -> None:
+    """``not_applicable.jsonl``: one line for each cell that the model cannot do; lines of other cells stay."""
+    path = folder / "not_applicable.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    new = [{"model": model, "padding": p, "size": size, "reason": text} for (p, size), text in reasons.items()]
+    known = {(line["model"], line["padding"], line["size"]) for line in new}
+    kept = [line for line in lines if (line["model"], line["padding"], line["size"]) not in known]
+    if new:
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))
+
+
+def is_native(transform: EvalTransform) -> bool:
+    """Whether images keep their own aspect ratio."""
+    return isinstance(transform, NativeTransform)

@@ -1,0 +1,50 @@
+"""The grid of an evaluation as tables on the terminal."""
+
+from pathlib import Path
+
+from pcpad.evaluation.cells import hits
+from pcpad.evaluation.compare import paired
+from pcpad.progress import say
+
+
+def size_key(size: str) -> tuple[bool, int]:
+    """Sorts sizes as records state them: squares by their side, then native ones."""
+    kind, _, side = size.rpartition(":")
+    return bool(kind), int(side)
+
+
+def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str | None, folder: Path) -> None:
+    """Top-1 of the grid in percent, each padding against one on the same images, and where the records lie.
+
+    Args:
+        reasons: padding mode and size of cells that the model cannot do.
+        trained: the padding mode that the weights were trained with, if it is known.
+    """
+    import pandas as pd
+
+    if len(records) + len(reasons) > 1:
+        cells = {(r["padding"], r["size"]): f"{100 * r['top1'] / r['n']:.2f}" for r in records}
+        cells |= dict.fromkeys(reasons, "n/a")
+        say(f"\ntop-1 in percent by padding and size, {records[0]['n']} images\n{table(pd, cells)}\n")
+    paddings = list(dict.fromkeys(record["padding"] for record in records))
+    base = trained if trained in paddings else "zeros" if "zeros" in paddings else paddings[0]
+    of_base = {record["size"]: hits(folder, record) for record in records if record["padding"] == base}
+    tests = {}
+    for record in records:
+        if record["padding"] != base and record["size"] in of_base:
+            gained, lost, p = paired(hits(folder, record), of_base[record["size"]])
+            p_text = "p<0.001" if p < 0.001 else f"p={p:.3f}"
+            tests[record["padding"], record["size"]] = f"{100 * (gained - lost) / record['n']:+.2f} ({p_text})"
+    if tests:
+        say(
+            f"against {base} on the same images, in points; p by McNemar's exact test, not adjusted for their number\n"
+            f"{table(pd, tests)}\n"
+        )
+    say(f"records: {folder / 'records.jsonl'}")
+
+
+def table(pd, cells: dict[tuple[str, str], str]) -> str:
+    """Padding and size to a text, as a table of paddings by sizes."""
+    frame = pd.DataFrame([(*key, text) for key, text in cells.items()], columns=["padding", "size", "text"])
+    wide = frame.pivot(index="padding", columns="size", values="text").fillna("")
+    return wide.loc[list(dict.fromkeys(frame["padding"])), sorted(set(frame["size"]), key=size_key)].to_string()

@@ -1,0 +1,150 @@
+"""pcpad eval over a grid: each cell is what an evaluation of its own gives, and nothing is done twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pcpad.cli import main
+from pcpad.evaluation import run
+from pcpad.evaluation.counts import Tally
+from pcpad.evaluation.record import read_records
+from tests.evaluation.test_native import network
+
+
+@pytest.fixture
+def call(folder, tmp_path):
+    """Evaluate drawn weights on 18 images; gives the exit code."""
+    network("test_resnet", tmp_path, folder)
+
+    def evaluate(out: str, *argv: str, loader: str = "torchvision", **options) -> int:
+        fixed = {"model": "timm/test_resnet", "weights": tmp_path / "weights.pth", "data.name": folder, "device": "cpu"}
+        fixed |= {"data.loader": loader, "data.workers": 1, "batch_size": 5, "out": tmp_path / out, **options}
+        return main(["eval", *(f"--{k}={v}" for k, v in fixed.items()), *argv])
+
+    return evaluate
+
+
+def predictions(folder, record) -> dict[str, list]:
+    with np.load(folder / record["predictions"]) as kept:
+        return {name: kept[name].tolist() for name in kept.files}
+
+
+@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+def test_each_cell_is_what_it_is_alone(call, tmp_path, capsys, loader):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    paddings, sizes = ["zeros", "partial", "replicate"], ["48", "64", "native:64"]
+    assert call("grid", loader=loader, paddings=",".join(paddings), sizes=",".join(sizes)) == 0
+    said = capsys.readouterr().out
+    assert "replicate at native:64: not applicable: native sizes go with zeros and partial" in said
+    assert "top-1 in percent by padding and size, 18 images" in said
+    assert "against zeros on the same images" in said
+    records = read_records(tmp_path / "grid")
+    assert sorted((r["padding"], r["size"]) for r in records) == sorted(
+        (p, s) for p in paddings for s in sizes if (p, s) != ("replicate", "native:64")
+    )
+    (line,) = (tmp_path / "grid/not_applicable.jsonl").read_text().splitlines()
+    assert (json.loads(line)["padding"], json.loads(line)["size"]) == ("replicate", "native:64")
+    seen = set()
+    for record in records:
+        out = f"alone-{record['padding']}-{record['size'].replace(':', '-')}"
+        assert call(out, loader=loader, padding=record["padding"], sizes=record["size"]) == 0
+        (alone,) = read_records(tmp_path / out)
+        assert predictions(tmp_path / "grid", record) == predictions(tmp_path / out, alone)
+        assert record["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        assert all(record[key] == alone[key] for key in ("top1", "n", "settings_digest", "canvas_padding", "size"))
+        seen.add(record["loss"])
+    assert len(seen) == len(records)  # the cells are not all the same
+
+
+def test_each_image_is_opened_once(call, monkeypatch):
+    from pcpad.data import reference
+
+    opened, right = [], reference.open_rgb
+    monkeypatch.setattr(reference, "open_rgb", lambda path: opened.append(path) or right(path))
+    monkeypatch.setattr(run, "default_workers", lambda: 0)
+    assert call("grid", paddings="all", sizes="48,64", **{"data.workers": "null"}) == 0
+    assert len(opened) == len(set(opened)) == 18
+
+
+def test_what_was_stopped_goes_on_and_what_is_done_stays(call, tmp_path, monkeypatch, capsys):
+    grid = {"paddings": "zeros,partial", "sizes": "48,64"}
+    assert call("whole", **grid) == 0
+    counted, right = [], Tally.add
+
+    def add(self, logits, batch):
+        if len(counted) == 6:
+            raise KeyboardInterrupt
+        counted.append(batch.index.tolist())
+        right(self, logits, batch)
+
+    monkeypatch.setattr(Tally, "add", add)
+    assert call("cut", **grid) == 130  # in the second batch, after two of four cells
+    assert not read_records(tmp_path / "cut")
+    assert len(list((tmp_path / "cut/records").glob("unfinished-*.npz"))) == 4
+    monkeypatch.setattr(Tally, "add", lambda self, logits, batch: counted.append(0) or right(self, logits, batch))
+    counted.clear()
+    assert call("cut", **grid) == 0
+    assert len(counted) == 2 * 2 + 2 * 3  # of 4 batches each, two cells had seen two and two had seen one
+    assert not list((tmp_path / "cut/records").glob("unfinished-*"))
+    wholes = {(r["padding"], r["size"]): r for r in read_records(tmp_path / "whole")}
+    for record in read_records(tmp_path / "cut"):
+        whole = wholes[record["padding"], record["size"]]
+        assert predictions(tmp_path / "cut", record) == predictions(tmp_path / "whole", whole)
+        assert record["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    counted.clear()
+    capsys.readouterr()
+    assert call("cut", **{**grid, "paddings": "zeros,partial,circular"}) == 0
+    assert len(counted) == 2 * 4  # circular alone
+    assert "zeros at 48: done before: top-1 " in capsys.readouterr().out
+    assert len(read_records(tmp_path / "cut")) == 6
+    counted.clear()
+    assert call("cut", "--again", **grid) == 0
+    assert len(counted) == 4 * 4
+
+
+def test_other_weights_are_other_cells(call, tmp_path):
+    assert call("out", padding="zeros", size=48) == 0
+    state = torch.load(tmp_path / "weights.pth")
+    state["fc.bias"] += torch.arange(6) * 100.0
+    torch.save(state, tmp_path / "weights.pth")
+    assert call("out", padding="zeros", size=48) == 0
+    first, second = read_records(tmp_path / "out")
+    assert set(np.ravel(predictions(tmp_path / "out", second)["top5"])[::5]) == {5}
+    assert first["loss"] != second["loss"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
+def test_a_damaged_tally_counts_as_none(call, tmp_path, content):
+    assert call("out", padding="zeros", size=48) == 0
+    (record,) = read_records(tmp_path / "out")
+    facts = {key: record.get(key) for key in run.SAME}
+    (tmp_path / "new/records").mkdir(parents=True)
+    (tmp_path / f"new/records/unfinished-{run.digest(facts)}.npz").write_bytes(content)
+    assert call("new", padding="zeros", size=48) == 0
+    assert not list((tmp_path / "new/records").glob("unfinished-*"))
+    assert predictions(tmp_path / "new", read_records(tmp_path / "new")[0]) == predictions(tmp_path / "out", record)
+
+
+def test_a_size_that_no_padding_can_do_is_an_error(call, tmp_path, capsys):
+    assert call("out", paddings="reflect,circular", sizes="native:64") == 1
+    assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert call("out", paddings="zeros,reflect", sizes="8") == 0  # maps of one pixel cannot be mirrored
+    assert "reflect at 8: not applicable: timm/test_resnet cannot run with reflect" in capsys.readouterr().out
+    (record,) = read_records(tmp_path / "out")
+    assert (record["padding"], record["size"]) == ("zeros", "8")
+
+
+def test_copies_share_their_weights(call, monkeypatch):
+    found, right = [], run.converted
+    monkeypatch.setattr(run, "converted", lambda *args: found.append(right(*args)) or found[-1])
+    assert call("out", paddings="zeros,partial,reflect", sizes="64") == 0
+    first, *others = ({name: t.data_ptr() for name, t in model.state_dict().items()} for model in found)
+    assert len(others) == 2
+    assert all(other == first for other in others)
+    assert len({id(module) for model in found for module in model.modules()}) == sum(
+        len(list(model.modules())) for model in found
+    )
