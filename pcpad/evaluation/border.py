@@ -28,7 +28,8 @@ from pcpad.evaluation.border_images import Images, open_images
 from pcpad.evaluation.border_report import RECORDS, SCHEMA, report
 from pcpad.evaluation.border_rings import FidelitySums, MeanMap
 from pcpad.evaluation.border_shifts import ShiftCounts, parse_shifts, shift_transform
-from pcpad.evaluation.run import Subject, options, parse_paddings, subject_of_model, subject_of_run
+from pcpad.evaluation.run import parse_paddings
+from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.folders import result_folder
 from pcpad.padding import convert
 from pcpad.probe import probe
