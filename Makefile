@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval inspect tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train eval border inspect tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -33,6 +33,9 @@ train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
 
 eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES
 	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)
+
+border: $(READY) ## what each of PADS does to features near the border: RUN, or MODEL with ARGS='--weights FILE'; no labels needed
+	@$(PCPAD) border $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PADS,--paddings) $(call option,SIZES,--size) $(call option,DATA,--data.name) $(call option,SEED,--seed) $(call option,OUT,--out) $(ARGS)
 
 inspect: $(READY) ## show what PAD would do to each layer of MODEL at SIZES, without weights
 	@$(PCPAD) inspect $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pcpad.arguments import COMMANDS, parse, recipe_file
-from pcpad.config import CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
+from pcpad.config import BorderSettings, CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
 
 # No torch here: --help and a misspelt option must not wait for it.
 
@@ -48,6 +48,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = train_settings(rest)
         elif command == "eval":
             settings = parse(EvalSettings, rest, command)
+        elif command == "border":
+            settings = parse(BorderSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
         else:
@@ -67,6 +69,14 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.inspection import inspect_model
 
             inspect_model(settings)
+        elif command == "border" and settings.redraw:
+            from pcpad.evaluation.border_report import report
+
+            report(Path(settings.redraw))
+        elif command == "border":
+            from pcpad.evaluation.border import border
+
+            border(settings)
         elif command == "data check":
             from pcpad.data.check import check
 

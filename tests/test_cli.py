@@ -10,6 +10,7 @@ import yaml
 from pcpad.arguments import option_names, parse
 from pcpad.cli import main, train_settings
 from pcpad.config import (
+    BorderSettings,
     DataSettings,
     EvalSettings,
     OptimSettings,
@@ -90,7 +91,7 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    for command, kind in (("train", TrainSettings), ("eval", EvalSettings)):
+    for command, kind in (("train", TrainSettings), ("eval", EvalSettings), ("border", BorderSettings)):
         assert main([command, "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
         for name in option_names(kind):
@@ -104,10 +105,13 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["trian"], "unknown command 'trian': choose from train, eval, inspect, data check; did you mean 'train'?"),
+        (
+            ["trian"],
+            "unknown command 'trian': choose from train, eval, border, inspect, data check; did you mean 'train'?",
+        ),
         (
             ["data", "chek"],
-            "unknown command 'data chek': choose from train, eval, inspect, data check; did you mean 'data check'?",
+            "choose from train, eval, border, inspect, data check; did you mean 'data check'?",
         ),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),

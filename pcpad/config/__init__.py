@@ -1,5 +1,6 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
+from pcpad.config.border import BorderSettings
 from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
@@ -8,6 +9,7 @@ from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, Tr
 
 __all__ = [
     "AugmentSettings",
+    "BorderSettings",
     "CheckSettings",
     "DataSettings",
     "EvalSettings",

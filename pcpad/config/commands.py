@@ -7,6 +7,18 @@ from pcpad.config.fields import aside, check, check_size
 from pcpad.config.images import DataSettings, PreprocessSettings
 
 
+def check_subject(settings, verb: str) -> None:
+    """Raise ValueError unless the settings name one network with weights, and images that nothing is left out of."""
+    if settings.data.exclude is not None:
+        raise ValueError("--data.exclude is for training: validation images are never left out")
+    if (settings.run is None) == (settings.model is None):
+        raise ValueError(f"say what to {verb}: either --run DIR, or --model NAME with --weights")
+    if settings.run is not None and settings.weights is not None:
+        raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
+    if settings.model is not None and settings.weights is None:
+        raise ValueError(f"--model {settings.model} needs --weights: a file, a name, or `pretrained`")
+
+
 @dataclass(frozen=True)
 class EvalSettings:
     """One evaluation, or a grid of paddings and sizes: of a run, or of a model with weights."""
@@ -53,14 +65,7 @@ class EvalSettings:
     def __post_init__(self):
         check_size(self.size)
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        if self.data.exclude is not None:
-            raise ValueError("--data.exclude is for training: validation images are never left out")
-        if (self.run is None) == (self.model is None):
-            raise ValueError("say what to evaluate: either --run DIR, or --model NAME with --weights")
-        if self.run is not None and self.weights is not None:
-            raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
-        if self.model is not None and self.weights is None:
-            raise ValueError(f"--model {self.model} needs --weights: a file, a name, or `pretrained`")
+        check_subject(self, "evaluate")
         for one, many in (("padding", "paddings"), ("size", "sizes")):
             if getattr(self, one) is not None and getattr(self, many) is not None:
                 raise ValueError(f"give --{one} or --{many}, not both")
