@@ -2,10 +2,9 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, parse, recipe_file
+from pcpad.arguments import COMMANDS, parse, train_settings
 from pcpad.config import CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
 
 # No torch here: --help and a misspelt option must not wait for it.
@@ -126,30 +125,3 @@ def fail(message: str, code: int, told: bool = True) -> int:
     else:
         print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
     return code
-
-
-def train_settings(argv: list[str]) -> TrainSettings | None:
-    """Settings of ``pcpad train``: configs/base.yaml, the recipe, ``--config`` files, then the command line.
-
-    With ``--resume DIR`` the run's own settings take the place of base and recipe.
-    """
-    first = parse(TrainSettings, argv, "train", check=False)
-    if first is None:
-        return None
-    if first.resume:
-        saved = Path(first.resume) / "settings.yaml"
-        if not saved.is_file():
-            raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
-        for option in ("recipe", "out"):
-            if getattr(first, option) is not None:
-                raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
-        settings = parse(TrainSettings, argv, "train", [saved])
-        return settings and replace(settings, out=first.resume)
-    data = first.data.name
-    if data == "auto":
-        data = "imagenet" if os.environ.get("IMAGENET") else "textures"
-    recipe = first.recipe or ("textures" if data == "textures" else "paper")
-    settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
-    if settings is None:
-        return None
-    return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
