@@ -1,0 +1,39 @@
+"""A small study in an empty folder."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training.conftest import make_stripes
+
+TINY = {
+    "title": "Tiny",
+    "question": "Does it run?",
+    "recipe": "textures",
+    "settings": {"size": 32, "epochs": 2, "batch_size": 12, "optim.lr": 0.01, "data.loader": "torchvision"},
+    "grid": {"model": ["timm/test_byobnet"], "padding": ["zeros", "partial"], "seed": [0]},
+    "tables": ["training"],
+}
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory) -> Path:
+    """Three classes, 12 training and 7 validation images each."""
+    return make_stripes(tmp_path_factory.mktemp("stripes"))
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write experiments/NAME/study.yaml, TINY with what is given in its place (None leaves a key out)."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str = "tiny", **changes) -> Path:
+        content = {key: value for key, value in {**TINY, **changes}.items() if value is not None}
+        folder = Path("experiments", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        (folder / "README.md").write_text("# Tiny\n\n<!-- table: begin -->\n<!-- table: end -->\n\nThe end.\n")
+        return folder
+
+    return make
