@@ -5,12 +5,23 @@ import sys
 from pathlib import Path
 
 from pcpad.arguments import COMMANDS, parse, train_settings
-from pcpad.config import CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
+from pcpad.config import (
+    CheckSettings,
+    EvalSettings,
+    InspectSettings,
+    StudyRunSettings,
+    StudyTableSettings,
+    TrainSettings,
+    nearest,
+    yaml_text,
+)
 
 # No torch here: --help and a misspelt option must not wait for it.
 
 USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
+
+STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +57,9 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(EvalSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command in STUDY:
+            first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(STUDY[command], first, command)
         else:
             first = ["--model", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(InspectSettings, first, command)
@@ -59,6 +73,10 @@ def run(command: str, rest: list[str]) -> int:
     try:
         if command == "train":
             return start_training(settings, rest)
+        if command == "study run":
+            from pcpad.study.launch import run_study
+
+            return run_study(settings)
         if command == "inspect":
             from pcpad.inspection import inspect_model
 
@@ -67,6 +85,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "study table":
+            from pcpad.study.tables import make_tables
+
+            make_tables(settings.study)
         else:
             from pcpad.evaluation.run import evaluate
 

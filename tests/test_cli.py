@@ -14,6 +14,7 @@ from pcpad.config import (
     EvalSettings,
     OptimSettings,
     PreprocessSettings,
+    StudyRunSettings,
     TrainSettings,
     differences,
     digest,
@@ -21,6 +22,7 @@ from pcpad.config import (
     yaml_text,
 )
 
+ALL = "train, eval, inspect, data check, study run, study table"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -90,8 +92,8 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    for command, kind in (("train", TrainSettings), ("eval", EvalSettings)):
-        assert main([command, "--help"]) == 0
+    for command, kind in (("train", TrainSettings), ("eval", EvalSettings), ("study run", StudyRunSettings)):
+        assert main([*command.split(), "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
         for name in option_names(kind):
             after = text.split(f" --{name} ")[-1]
@@ -104,11 +106,13 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["trian"], "unknown command 'trian': choose from train, eval, inspect, data check; did you mean 'train'?"),
-        (
-            ["data", "chek"],
-            "unknown command 'data chek': choose from train, eval, inspect, data check; did you mean 'data check'?",
-        ),
+        (["trian"], f"unknown command 'trian': choose from {ALL}; did you mean 'train'?"),
+        (["data", "chek"], f"unknown command 'data chek': choose from {ALL}; did you mean 'data check'?"),
+        (["study"], f"unknown command 'study': choose from {ALL}; did you mean 'study run'?"),
+        (["study", "run"], "say which study: pcpad study run NAME"),
+        (["study", "run", "x", "--jobs", "0"], "jobs must be at least 1, not 0"),
+        (["study", "run", "x", "--gpu", "2"], "unknown option --gpu; did you mean 'gpus'?"),
+        (["study", "table"], "say which study: pcpad study table NAME"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (
