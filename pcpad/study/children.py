@@ -12,6 +12,9 @@ from pathlib import Path
 from pcpad.study.plan import Plan
 from pcpad.study.results import note_launch
 
+PROGRAM = (sys.executable, "-m", "pcpad")
+"""What a task's command is given to."""
+
 
 class Asked:
     """Counts Ctrl-C and SIGTERM while it is open, so that neither comes between two steps of the bookkeeping."""
@@ -77,7 +80,7 @@ def start(plan: Plan, task, slot: dict[str, str]) -> Child:
     extra = dict(slot)
     workers = extra.pop("PCPAD_WORKERS", None)
     options = [] if workers is None else ["--data.workers", workers]
-    command = [sys.executable, "-m", "pcpad", *task.command, *options]
+    command = [*PROGRAM, *task.command, *options]
     with open(log, "a") as out, open(errors, "a") as err:
         out.write(f"$ pcpad {' '.join([*task.command, *options])}\n")
         out.flush()

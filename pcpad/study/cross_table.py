@@ -17,11 +17,11 @@ def cells_of(plan: Plan, entries: list[dict]) -> dict[tuple, list[dict]]:
     cells: dict[tuple, list[dict]] = {}
     for entry in entries:
         run = runs.get(entry["name"])
-        if entry["kind"] != "evaluation" or run is None or entry["size"] not in plan.sizes:
+        if entry["kind"] != "evaluation" or run is None or entry["status"] != "done":
             continue
-        if entry["padding_evaluated"] in plan.paddings and entry["run_digest"] == run.digest(entry["record"]["loader"]):
-            key = (label_of(run), run.padding, entry["padding_evaluated"], entry["size"])
-            cells.setdefault(key, []).append(entry)
+        cell = entry["padding_evaluated"], entry["size"]
+        if cell in plan.cells(run) and entry["run_digest"] == run.digest(entry["record"]["loader"]):
+            cells.setdefault((label_of(run), run.padding, *cell), []).append(entry)
     same_images([entry for found in cells.values() for entry in found])
     return cells
 
@@ -165,15 +165,14 @@ def missing_text(plan: Plan, cells: dict[tuple, list[dict]]) -> list[str]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in plan.runs:
         groups.setdefault((label_of(run), run.padding), []).append(run)
-    data = "" if plan.data else f" --data {NO_DATA}"
     lines = []
     for (model, padding), runs in groups.items():
-        wanted = [(run.name, other, size) for run in runs for other in plan.paddings for size in plan.sizes]
-        missing = len([cell for cell in wanted if cell not in there])
+        missing = len([1 for run in runs for cell in plan.cells(run) if (run.name, *cell) not in there])
         if missing:
-            command = f"pcpad study run {plan.name} --only '{pattern_of(runs)}'{data}"
+            command = f"pcpad study run {plan.name} --only '{pattern_of(runs)}'"
             lines.append(f"- {model}, {padding}: {missing} evaluations: `{command}`")
     if not lines:
         return []
+    data = "" if plan.data else f" --data {NO_DATA}"
     before = [f"What is to be evaluated is trained by `pcpad study run {plan.source}{data}`."] if plan.source else []
     return ["\n\n".join(["Missing:", *before, "\n".join(lines)])]

@@ -67,8 +67,8 @@ def run_study(settings: StudyRunSettings) -> int:
             say(f"{run.folder} holds a run with other settings ({states[run.name].detail}): move it away to run this")
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
-    if tasks and plan.data is None:
-        raise ValueError(f"study {plan.name} names no images: --data /path/with/train/and/val")
+    if tasks:
+        need_data(plan)
     with Asked() as asked:
         work(plan, tasks, slots, lambda task: training_task(task.run), outcome, asked)
         if not asked.times:
@@ -82,6 +82,30 @@ def run_study(settings: StudyRunSettings) -> int:
         say("to go on: the same command again")
         return 130
     return 1 if outcome.failed or outcome.stopped else 0
+
+
+def missing_runs(study: str, only: str | None, data: str | None) -> tuple[Plan, list[Run]]:
+    """The runs of a study that are to be started or gone on with, for a launcher that is not this one.
+
+    Raises:
+        ValueError: the study cannot be run, names no images, or nothing of it is missing.
+    """
+    plan = load_plan(study, data)
+    check_names(plan)
+    recorded = results_of(plan)
+    runs = chosen(plan, only)
+    states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
+    missing = [run for run in runs if states[run.name].kind in RUNNABLE and plan.source is None]
+    if not missing:
+        raise ValueError(f"study {plan.name}: no run is missing")
+    need_data(plan)
+    return plan, missing
+
+
+def need_data(plan: Plan) -> None:
+    """Raise ValueError unless the study names images, or was given some."""
+    if plan.data is None:
+        raise ValueError(f"study {plan.name} names no images: --data /path/with/train/and/val")
 
 
 def chosen(plan: Plan, only: str | None) -> list[Run]:
@@ -144,7 +168,7 @@ def evaluation_task(plan: Plan, run: Run) -> Task | None:
     if state.kind != DONE or not (run.folder / "checkpoints/last.pt").is_file():
         return None
     there = {(entry["padding_evaluated"], entry["size"]) for entry in evaluation_entries(plan, run, state)}
-    missing = [(padding, size) for padding in plan.paddings for size in plan.sizes if (padding, size) not in there]
+    missing = [cell for cell in plan.cells(run) if cell not in there]
     if not missing:
         return None
     paddings, sizes = (",".join(dict.fromkeys(part)) for part in zip(*missing, strict=True))

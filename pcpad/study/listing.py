@@ -26,7 +26,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State]) -> None:
     else:
         say("cost: not stated in the study")
     if plan.sizes:
-        cells = len(plan.paddings) * len(plan.sizes)
+        cells = len(plan.cells(runs[0]))
         say(f"and {cells} evaluations of each: paddings {', '.join(plan.paddings)}; sizes {', '.join(plan.sizes)}")
     first = next((run for run in runs if states[run.name].kind in RUNNABLE), None)
     if first is not None and plan.source is None:

@@ -12,6 +12,8 @@ HOME = Path("experiments")
 FILE = "study.yaml"
 KEYS = ("title", "question", "from", "recipe", "data", "settings", "grid", "baseline", "evaluate", "published", "cost")
 KEYS += ("tables",)
+OWN = "own"
+"""In evaluate.paddings: each run with the padding that it was trained with."""
 TABLES = ("training", "published", "cross", "resolution")
 
 
@@ -32,7 +34,8 @@ class Plan:
         folder: holds study.yaml, README.md and what is made. file: study.yaml.
         data: images to train and evaluate on; None where the study names none.
         runs: to train, in the order of the grid; of another study where `source` names one.
-        paddings, sizes: to evaluate every run with; empty where nothing is evaluated beyond the training's own.
+        paddings, sizes: to evaluate every run with, `OWN` for its own padding; empty where nothing is evaluated beyond
+            what the training does.
         published: CSV of published numbers, or None.
     """
 
@@ -49,6 +52,11 @@ class Plan:
     published: Path | None
     cost: Cost | None
     tables: tuple[str, ...]
+
+    def cells(self, run: Run) -> list[tuple[str, str]]:
+        """Padding and size of each evaluation of a run."""
+        paddings = (run.padding,) if self.paddings == (OWN,) else self.paddings
+        return [(padding, size) for padding in paddings for size in self.sizes]
 
 
 def load_plan(study: str, data: str | None = None) -> Plan:
@@ -83,7 +91,7 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         baseline = content.get("baseline", "zeros")
     paddings, sizes = evaluate_of(file, content.get("evaluate"))
     trained = dict.fromkeys(run.padding for run in runs)
-    choices = trained if source is None else [*paddings, *trained]
+    choices = trained if source is None else dict.fromkeys([*paddings, *trained])
     wrong(
         baseline in choices,
         file,
@@ -136,9 +144,13 @@ def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if content is None:
         return (), ()
     known_keys(file, mapping(file, "evaluate", content), ("paddings", "sizes"), "evaluate.")
+    content = {**content, "paddings": [OWN] if content.get("paddings") == OWN else content.get("paddings")}
     for key in ("paddings", "sizes"):
         values = content.get(key)
         wrong(isinstance(values, list) and values, file, f"evaluate.{key}: must be a list, not {values!r}")
+    wrong(
+        OWN not in content["paddings"] or content["paddings"] == [OWN], file, f"evaluate.paddings: {OWN} stands alone"
+    )
     sizes = tuple(str(size) for size in content["sizes"])
     for size in sizes:
         fine = re.fullmatch(r"(native:)?[1-9]\d*", size)
@@ -196,7 +208,7 @@ def check_names(plan: Plan) -> None:
         for model in dict.fromkeys(run.model for run in plan.runs):
             resolve(model)
         for padding in dict.fromkeys([*(run.padding for run in plan.runs), *plan.paddings]):
-            if canonical(padding) != padding:
+            if padding != OWN and canonical(padding) != padding:
                 raise ValueError(f"padding {padding!r}: a study calls it {canonical(padding)}")
     except ValueError as error:
         raise ValueError(f"{plan.folder / FILE}: {error}") from None

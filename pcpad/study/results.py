@@ -63,6 +63,7 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         before = dict(entries)
         launches = read_launches(plan)
         for run in plan.runs if runs is None else runs:
+            entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
             for entry in entries_of(plan, run, entries, launches):
                 entries[key_of(entry)] = entry
         if entries != before:
@@ -87,24 +88,28 @@ def entries_of(plan: Plan, run: Run, entries: dict, launches: list[dict]) -> lis
     found = []
     recorded = entries.get(("run", run.name, None, None))
     state = state_of(run, recorded)
-    own = [line for line in launches if line["name"] == run.name]
+    trained, evaluated = ([x for x in launches if (x["name"], x["task"]) == (run.name, t)] for t in ("train", "eval"))
     if plan.source is None:
         if state.kind == DONE:
-            found.append(done_entry(run, state, own))
-        elif own and own[-1].get("error") is not None and not is_recorded(run, recorded):
-            found.append(failed_entry(run, own[-1]))
+            found.append(done_entry(run, state, trained))
+        elif trained and trained[-1]["error"] is not None and not is_recorded(run, recorded):
+            found.append(failed_entry("run", run, trained[-1]))
     if plan.sizes and state.kind == DONE:
         found += evaluation_entries(plan, run, state)
+        if evaluated and evaluated[-1]["error"] is not None:
+            found.append(failed_entry("evaluation", run, evaluated[-1]))
     return found
 
 
 def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
-    """The entry of a finished run: its last record whole, and the counts of every epoch."""
+    """The entry of a finished run: its last record whole, and the counts of every epoch.
+
+    Its seconds are those of all its starts here, since the last one that was no continuation.
+    """
     last, about = state.history[-1], state.about
     data = replace(run.settings.data, loader=last["loader"])
-    trained = [line for line in launches if line["task"] == "train"]
-    first = max((i for i, line in enumerate(trained) if not line["resumed"]), default=0)
-    seconds = sum(line["seconds"] for line in trained[first:])
+    first = max((i for i, line in enumerate(launches) if not line["resumed"]), default=0)
+    seconds = sum(line["seconds"] for line in launches[first:])
     return {
         "kind": "run",
         "name": run.name,
@@ -119,7 +124,7 @@ def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
         "settings_digest": about["settings_digest"],
         "settings": json.loads(json.dumps(to_dict(replace(run.settings, data=data), result_only=True))),
         "recipe": run.settings.recipe,
-        "seconds": round(seconds, 1) if trained else None,
+        "seconds": round(seconds, 1) if launches else None,
         "processes": about.get("processes", 1),
         "hardware": about["hardware"],
         "versions": about["versions"],
@@ -128,10 +133,10 @@ def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
     }
 
 
-def failed_entry(run: Run, launch: dict) -> dict:
-    """The entry of a run that has failed: with what, and where its log is."""
+def failed_entry(kind: str, run: Run, launch: dict) -> dict:
+    """The entry of a run, or of the evaluation of one, that has failed: with what, and where its log is."""
     about = {key: launch[key] for key in ("exit_code", "error", "log", "time")}
-    return {"kind": "run", "name": run.name, "status": "failed", "model": run.model, "padding": run.padding} | {
+    return {"kind": kind, "name": run.name, "status": "failed", "model": run.model, "padding": run.padding} | {
         "seed": run.settings.seed,
         "varied": run.varied,
         **about,
@@ -144,14 +149,14 @@ def evaluation_entries(plan: Plan, run: Run, state: State) -> list[dict]:
     Where the predictions of the padding it was trained with are there, each entry counts the images that only one of
     the two has right, which is what a paired test needs.
     """
-    cells = {}
+    cells, wanted = {}, plan.cells(run)
     for record in records_of(run.folder):
         same = record.get("run") == state.about["id"] and record.get("step") == state.history[-1]["step"]
-        if same and record["checkpoint"] == "last" and record["padding"] in plan.paddings:
+        if same and record["checkpoint"] == "last":
             cells[record["padding"], record["size"]] = record
     entries = []
     for (padding, size), record in cells.items():
-        if size not in plan.sizes:
+        if (padding, size) not in wanted:
             continue
         entry = {"kind": "evaluation", "name": run.name, "status": "done", "model": run.model, "padding": run.padding}
         entry |= {"seed": run.settings.seed, "varied": run.varied, "padding_evaluated": padding, "size": size}

@@ -1,10 +1,13 @@
 """A small study in an empty folder."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pcpad.study import children
 from tests.training.conftest import make_stripes
 
 TINY = {
@@ -27,6 +30,7 @@ def stripes(tmp_path_factory) -> Path:
 def write(tmp_path, monkeypatch):
     """Write experiments/NAME/study.yaml, TINY with what is given in its place (None leaves a key out)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))  # for processes that are started here
 
     def make(name: str = "tiny", **changes) -> Path:
         content = {key: value for key, value in {**TINY, **changes}.items() if value is not None}
@@ -37,3 +41,10 @@ def write(tmp_path, monkeypatch):
         return folder
 
     return make
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Let studies start `fake.py`; gives a function that says what single runs are to do there."""
+    monkeypatch.setattr(children, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake.py"))))
+    return lambda **told: Path("fake.json").write_text(json.dumps(told))

@@ -89,6 +89,7 @@ def test_the_runs_of_another_study(write):
         ({"evaluate": {"paddings": ["zeros"]}}, "evaluate.sizes: must be a list, not None"),
         ({"evaluate": {"paddings": ["zeros"], "sizes": ["big"]}}, "evaluate.sizes: 'big' must be a whole number"),
         ({"evaluate": {"padding": ["zeros"]}}, "'evaluate.padding'; did you mean 'paddings'?"),
+        ({"evaluate": {"paddings": ["own", "zeros"], "sizes": [32]}}, "evaluate.paddings: own stands alone"),
         ({"published": "p.csv"}, "published: there is no experiments/tiny/p.csv"),
         ({"tables": []}, "tables: must be a list of training"),
         ({"tables": ["trainning"]}, "unknown key 'tables: trainning'; did you mean 'training'?"),
