@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pcpad.study import children
+from pcpad.config import to_dict
+from pcpad.study import children, launch
+from pcpad.study.plan import load_plan
 from tests.training.conftest import make_stripes
 
 TINY = {
@@ -46,5 +48,14 @@ def write(tmp_path, monkeypatch):
 @pytest.fixture
 def fake(monkeypatch):
     """Let studies start `fake.py`; gives a function that says what single runs are to do there."""
+
+    def load_and_tell(*args):
+        plan = load_plan(*args)
+        told = {run.name: [to_dict(run.settings), run.digest("torchvision")] for run in plan.runs}
+        Path("plan.json").write_text(json.dumps(told))
+        return plan
+
+    monkeypatch.setattr(launch, "load_plan", load_and_tell)
+    monkeypatch.setattr(launch, "check_names", lambda plan: None)  # takes seconds; test_plan looks names up
     monkeypatch.setattr(children, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake.py"))))
     return lambda **told: Path("fake.json").write_text(json.dumps(told))

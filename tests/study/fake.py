@@ -1,8 +1,9 @@
 """Stands in for ``python -m pcpad``: writes what a training writes, at once, or fails as told.
 
-What it is to do lies in fake.json in the current folder: a run's name to ``{"fail": text}``, ``{"wait": true}`` (until
-SIGTERM, then a checkpoint is saved and 75 returned), ``{"die": true}`` (before the first checkpoint) or ``{"half":
-true}`` (one epoch, no error, not complete); or ``evaluation`` to the message of its failure.
+It imports nothing of pcpad, to be quick: settings and digests of the runs lie in plan.json, where the fixture `fake`
+puts them. What it is to do lies in fake.json in the current folder: a run's name to ``{"fail": text}``, ``{"wait":
+true}`` (until SIGTERM, then a checkpoint is saved and 75 returned), ``{"die": true}`` (before the first checkpoint) or
+``{"half": true}`` (one epoch, no error, not complete); or ``evaluation`` to the message of its failure.
 """
 
 import json
@@ -10,11 +11,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-
-from pcpad.arguments import train_settings
-from pcpad.config import digest, to_dict, yaml_text
 
 
 def record(run_id: str, settings: dict, step: int, top1: int) -> dict:
@@ -34,8 +31,8 @@ def record(run_id: str, settings: dict, step: int, top1: int) -> dict:
 
 
 def train(argv: list[str]) -> int:
-    settings = train_settings(argv)
-    out = Path(settings.out)
+    out = Path(argv[argv.index("--resume" if "--resume" in argv else "--out") + 1])
+    settings, digest = json.loads(Path("plan.json").read_text())[out.name]
     told = json.loads(Path("fake.json").read_text() if Path("fake.json").is_file() else "{}").get(out.name, {})
     with open("calls.jsonl", "a") as file:
         seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
@@ -44,9 +41,7 @@ def train(argv: list[str]) -> int:
         print("a warning\n" + told["fail"], file=sys.stderr)
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    (out / "settings.yaml").write_text(yaml_text(replace(settings, out=None)))
-    plain = json.loads(json.dumps(to_dict(settings)))
-    about = {"id": f"{out.name}-1", "settings_digest": digest(settings), "settings": plain, "hardware": "a machine"}
+    about = {"id": f"{out.name}-1", "settings_digest": digest, "settings": settings, "hardware": "a machine"}
     (out / "run.json").write_text(json.dumps(about | {"versions": {"torch": "2"}, "commit": None, "processes": 1}))
     if told.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -60,9 +55,9 @@ def train(argv: list[str]) -> int:
         (out / "checkpoints/step-00000003.pt").touch()
         return 75
     with open(out / "records.jsonl", "a") as file:
-        for epoch in range(1 if told.get("half") else settings.epochs):
-            hits = 50 + 10 * epoch + settings.seed + (5 if settings.padding == "partial" else 0)
-            file.write(json.dumps(record(about["id"], plain, 7 * (epoch + 1), hits)) + "\n")
+        for epoch in range(1 if told.get("half") else settings["epochs"]):
+            hits = 50 + 10 * epoch + settings["seed"] + (5 if settings["padding"] == "partial" else 0)
+            file.write(json.dumps(record(about["id"], settings, 7 * (epoch + 1), hits)) + "\n")
             (out / f"checkpoints/step-{7 * (epoch + 1):08d}-epoch.pt").touch()
     (out / "checkpoints/last.pt").touch()
     return 0

@@ -1,4 +1,4 @@
-"""What study run starts, skips, goes on with and records; the processes are `fake.py`, one test has real ones."""
+"""What study run starts, skips, goes on with and records; the processes are `fake.py`, two tests have real ones."""
 
 import json
 import os
@@ -17,15 +17,10 @@ from pcpad.study.launch import run_study, slots_of
 from pcpad.study.plan import load_plan
 from pcpad.study.results import read_results
 from pcpad.study.states import BEGUN, CHANGED, DONE, INTERRUPTED, MISSING, RUNNING, state_of
+from tests.study.conftest import TINY
 
 ZEROS, PARTIAL = "timm_test_byobnet-zeros-s0", "timm_test_byobnet-partial-s0"
 DATA = {"data": "/some/images"}
-
-
-@pytest.fixture(autouse=True)
-def no_lookup(monkeypatch):
-    """Names are looked up in the libraries, which takes seconds; test_plan does that."""
-    monkeypatch.setattr(launch, "check_names", lambda plan: None)
 
 
 def go(**settings) -> int:
@@ -264,6 +259,47 @@ def test_each_of_several_processes_has_its_gpu_and_its_cores(write, fake, monkey
     assert sorted(call["seen"]["CUDA_VISIBLE_DEVICES"] for call in calls()) == ["5", "GPU-7"]
     assert all(call["seen"]["OMP_NUM_THREADS"] == "4" for call in calls())
     assert all(call["argv"][-2:] == ["--data.workers", "4"] for call in calls())
+
+
+def test_a_real_run(write, stripes, monkeypatch):
+    """One of two, in a process of its own; what comes of it is what `pcpad train` alone would give."""
+    monkeypatch.setattr(launch, "check_names", lambda plan: None)
+    folder = write(data=str(stripes), settings=TINY["settings"] | {"device": "cpu", "data.workers": 1})
+    assert go(only="*partial*") == 0
+    (entry,) = read_results(folder)
+    (run,) = (run for run in load_plan("tiny").runs if run.padding == "partial")
+    assert entry["settings_digest"] == entry["record"]["run_digest"] == run.digest("torchvision")
+    assert (entry["name"], entry["n"], len(entry["top1"])) == (PARTIAL, 21, 2)
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["val/top1"] for line in metrics if "val/top1" in line]
+    assert [100 * hits / 21 for hits in entry["top1"]] == pytest.approx(shares)
+    assert entry["seconds"] > 1
+    assert go(only="*partial*") == 0
+    assert len(Path("runs/tiny/launches.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_real_study_is_stopped_and_goes_on(write, stripes):
+    """Ctrl-C after the first checkpoint of a run; the same command then ends it, and evaluates both."""
+    settings = TINY["settings"] | {"device": "cpu", "data.workers": 1, "epochs": 4, "save.every_steps": 1}
+    evaluate = {"paddings": ["zeros", "partial"], "sizes": [32, 48]}
+    folder = write(data=str(stripes), settings=settings, evaluate=evaluate)
+    command = [sys.executable, "-m", "pcpad", "study", "run", "tiny"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not list(Path("runs/tiny").glob("*/checkpoints/step-*.pt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert process.returncode == 130, out
+    assert INTERRUPTED in states()
+    assert subprocess.run(command, check=True).returncode == 0
+    entries = read_results(folder)
+    assert [e["status"] for e in entries] == ["done"] * 10
+    launches = [json.loads(line) for line in Path("runs/tiny/launches.jsonl").read_text().splitlines()]
+    assert [line["exit_code"] for line in launches] == [75, 0, 0, 0, 0]
+    assert [line["resumed"] for line in launches] == [False, True, False, False, False]
+    assert all(e["paired"] for e in entries if e["kind"] == "evaluation" and e["padding"] != e["padding_evaluated"])
 
 
 def test_dry_run_lists_and_starts_nothing(write, fake, capsys):
