@@ -94,7 +94,13 @@ assert "timm" not in sys.modules
 
 def test_the_command_line_loads_torch_only_when_it_trains():
     code = "import sys; from pcpad.cli import main; main({!r}); assert 'torch' not in sys.modules"
-    for argv in (["--help"], ["train", "--help"], ["train", "--modle", "x"], ["eval", "--help"]):
+    for argv in (
+        ["--help"],
+        ["train", "--help"],
+        ["train", "--modle", "x"],
+        ["eval", "--help"],
+        ["study", "table", "--help"],
+    ):
         done = run(code.format(argv))
         assert done.returncode == 0, done.stderr
 

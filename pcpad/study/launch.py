@@ -13,8 +13,8 @@ from pcpad.study.children import Asked, Child, end, start, stop
 from pcpad.study.grid import Run
 from pcpad.study.listing import show
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
-from pcpad.study.results import collect, evaluation_entries, results_of
-from pcpad.study.states import BEGUN, CHANGED, DONE, RECORDED, RUNNABLE, RUNNING, State, state_of
+from pcpad.study.results import collect, evaluation_entries, missing_cells, results_of
+from pcpad.study.states import BEGUN, CHANGED, DONE, RUNNABLE, RUNNING, State, state_of
 from pcpad.training.signals import STOPPED
 
 STOP_CODES = (STOPPED, 130)
@@ -58,7 +58,7 @@ def run_study(settings: StudyRunSettings) -> int:
     recorded = results_of(plan)
     states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
     if settings.dry_run:
-        show(plan, runs, states)
+        show(plan, runs, states, recorded)
         return 0
     collect(plan)
     bad = [name for name, state in states.items() if state.kind == CHANGED]
@@ -67,6 +67,9 @@ def run_study(settings: StudyRunSettings) -> int:
             say(f"{run.folder} holds a run with other settings ({states[run.name].detail}): move it away to run this")
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
+    for run in runs:
+        if plan.source and states[run.name].kind != DONE and missing_cells(plan, run, recorded):
+            say(f"{run.name} is {states[run.name].kind}: pcpad study run {plan.source} trains it")
     if tasks:
         need_data(plan)
     with Asked() as asked:
@@ -137,11 +140,8 @@ def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
 
 
 def training_tasks(plan: Plan, runs: list[Run], states: dict[str, State]) -> list[Task]:
-    """The trainings that are to be started."""
+    """The trainings that are to be started; none of another study's runs."""
     if plan.source is not None:
-        for run in runs:
-            if states[run.name].kind not in (DONE, RECORDED):
-                say(f"{run.name} is {states[run.name].kind}: pcpad study run {plan.source} trains it")
         return []
     return [task for run in runs if states[run.name].kind in RUNNABLE and (task := training_task(run))]
 

@@ -168,6 +168,16 @@ def evaluation_entries(plan: Plan, run: Run, state: State) -> list[dict]:
     return entries
 
 
+def missing_cells(plan: Plan, run: Run, entries: dict[tuple, dict]) -> list[tuple[str, str]]:
+    """Padding and size of each evaluation of a run that a study's results do not have."""
+
+    def is_there(padding: str, size: str) -> bool:
+        entry = entries.get(("evaluation", run.name, padding, size))
+        return entry is not None and entry["run_digest"] == run.digest(entry["record"]["loader"])
+
+    return [cell for cell in plan.cells(run) if not is_there(*cell)]
+
+
 def paired(folder: Path, record: dict, other: dict) -> dict | None:
     """How many images only one of two evaluations has right; None where the predictions are not at hand."""
     import numpy as np

@@ -232,6 +232,13 @@ def test_the_runs_of_another_study_are_evaluated_and_never_trained(write, fake, 
     assert f"{PARTIAL} is missing: pcpad study run tiny trains it" in capsys.readouterr().out
     assert [e["kind"] for e in read_results(folder)] == ["evaluation", "evaluation"]
     assert len(calls()) == 1
+    Path("runs").rename("elsewhere")  # as in a clone: what is evaluated needs no training
+    assert run_study(StudyRunSettings("cross")) == 0
+    out = capsys.readouterr().out
+    assert f"{PARTIAL} is missing" in out
+    assert ZEROS not in out
+    assert run_study(StudyRunSettings("cross", dry_run=True)) == 0
+    assert "4 evaluations: 2 missing" in capsys.readouterr().out
 
 
 def test_each_run_can_be_evaluated_with_its_own_padding_alone(write, fake):
