@@ -14,7 +14,7 @@ from pcpad.study.grid import Run
 from pcpad.study.listing import show
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
 from pcpad.study.results import collect, evaluation_entries, missing_cells, results_of
-from pcpad.study.states import BEGUN, CHANGED, DONE, RUNNABLE, RUNNING, State, state_of
+from pcpad.study.states import CHANGED, DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
 from pcpad.training.signals import STOPPED
 
 STOP_CODES = (STOPPED, 130)
@@ -61,10 +61,11 @@ def run_study(settings: StudyRunSettings) -> int:
         show(plan, runs, states, recorded)
         return 0
     collect(plan)
-    bad = [name for name, state in states.items() if state.kind == CHANGED]
+    bad = [name for name, state in states.items() if state.kind in REFUSED]
     for run in runs:
         if run.name in bad:
-            say(f"{run.folder} holds a run with other settings ({states[run.name].detail}): move it away to run this")
+            what = "holds a run with other settings" if states[run.name].kind == CHANGED else "is damaged"
+            say(f"{run.folder} {what} ({states[run.name].detail}): move it away to run this")
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
     for run in runs:
@@ -151,7 +152,7 @@ def training_task(run: Run) -> Task | None:
     state = state_of(run)
     if state.kind not in RUNNABLE:
         return None
-    if (run.folder / "checkpoints").is_dir() and state.kind != BEGUN:
+    if state.kind == INTERRUPTED:
         return Task("train", run, ("train", "--resume", str(run.folder)), resumed=True)
     return Task("train", run, ("train", *run.arguments, "--out", str(run.folder)))
 

@@ -9,8 +9,10 @@ from pcpad.training import lock
 from pcpad.training.logbook import read_lines
 
 DONE, RECORDED, MISSING, RUNNING = "done", "recorded", "missing", "running"
-INTERRUPTED, BEGUN, CHANGED = "interrupted", "begun", "changed"
+INTERRUPTED, BEGUN, CHANGED, DAMAGED = "interrupted", "begun", "changed", "damaged"
 RUNNABLE = (MISSING, INTERRUPTED, BEGUN)
+REFUSED = (CHANGED, DAMAGED)
+"""A person has to look at the folder first."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class State:
     Attributes:
         kind: ``done``; ``recorded``: the study's results have it and its folder is not here; ``missing``; ``running``:
             another process has it; ``interrupted``: it has a checkpoint to go on from; ``begun``: it has none;
-            ``changed``: its folder holds a run with other settings.
+            ``changed``: its folder holds a run with other settings; ``damaged``: a file in it cannot be read.
         detail: what a reader wants to know of it, or an empty string.
         history: records of its epochs, the first first.
         about: content of its run.json.
@@ -37,9 +39,6 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
 
     Args:
         recorded: its entry in the study's results, if there is one.
-
-    Raises:
-        ValueError: a file in its folder is damaged; names it.
     """
     folder = run.folder
     if not (folder / "run.json").is_file():
@@ -52,11 +51,14 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
         about = json.loads((folder / "run.json").read_text())
         own_digest = run.digest(about["settings"]["data"]["loader"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder / 'run.json'} is damaged: move {folder} away and the run is made again") from None
+        return State(DAMAGED, f"{folder / 'run.json'} is damaged")
     if about["settings_digest"] != own_digest:
         lines = differences_from(run, about["settings"])
         return State(CHANGED, "; ".join(lines) or "an older pcpad's settings", about=about)
-    history = epochs_of(folder, about["id"])
+    try:
+        history = epochs_of(folder, about["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        return State(DAMAGED, str(error), about=about)
     steps = [record["step"] for record in history]
     whole = steps == [steps[0] * (i + 1) for i in range(run.settings.epochs)] if steps else False
     saved = {int(path.stem.split("-")[1]) for path in (folder / "checkpoints").glob("step-*.pt")}

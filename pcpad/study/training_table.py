@@ -138,7 +138,7 @@ def headline(plan: Plan, cells: list[Cell], compared: dict, finest: float, image
     tests = sum(comparison.p is not None for comparison, _ in compared.values())
     told = f"Top-1 in percent{f' of {images:,} images' if images else ''} at the last epoch, one number a seed."
     told += " Deviation of the sample (n - 1); interval of the difference and p by Welch's t-test"
-    told += f"; p (Holm) is adjusted over the {tests} comparisons." if tests else "."
+    told += f"; p (Holm) is adjusted over all {tests} comparisons." if tests else "."
     return f"{told}\n\n{table([*head, 'p', 'p (Holm)'], rows, numbers_from=3)}"
 
 

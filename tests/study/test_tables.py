@@ -48,7 +48,7 @@ def test_the_headline_is_the_last_epoch(write):
     command = "pcpad study run tiny --only 'timm_test_byobnet-reflect-s*' --data /path/to/images"
     assert reflect == ["test_byobnet", "reflect", f"3 missing: `{command}`", "0", "-", "-", "", "", "", ""]
     assert "Top-1 in percent of 100 images at the last epoch" in headline
-    assert "adjusted over the 1 comparisons" in headline
+    assert "adjusted over all 1 comparisons" in headline
     zeros, partial, _ = rows_of(beside, "| test_byobnet")
     assert zeros[2:] == ["62", "", "68", "", "73", ""]  # last; (70 + 72 + 60) / 3 and so on; best
     assert partial[2:] == ["70", "+8", "50", "-18", "80", "+7"]
