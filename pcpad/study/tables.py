@@ -25,14 +25,16 @@ def make_tables(study: str) -> None:
     text, rows = tables_of(plan, entries)
     readme = plan.folder / "README.md"
     changed = put_into(readme, text)
-    csv_text = io.StringIO()
-    writer = csv.DictWriter(csv_text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(plan.folder / "table.csv", csv_text.getvalue())
+    if rows:
+        csv_text = io.StringIO()
+        writer = csv.DictWriter(csv_text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(plan.folder / "table.csv", csv_text.getvalue())
     done = sum(entry["status"] == "done" for entry in entries)
     told = "has new tables" if changed else "is as it was"
-    say(f"{plan.name}: {done} results; {readme} {told}; {len(rows)} rows of numbers in {plan.folder / 'table.csv'}")
+    numbers = f"; {len(rows)} rows of numbers in {plan.folder / 'table.csv'}" if rows else ""
+    say(f"{plan.name}: {done} results; {readme} {told}{numbers}")
 
 
 def tables_of(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
