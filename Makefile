@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border inspect tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train eval border inspect study table tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -18,7 +18,7 @@ help: ## list the targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  variables: MODEL=resnet50 PAD=partial PADS=zeros,partial DATA=textures|imagenet|/path RECIPE=paper SEED=0 GPUS=1"
-	@echo "             RUN=runs/... SIZES=128,224 OUT=/path ARGS='--epochs 3' PYTHON=python3 (instead of .venv)"
+	@echo "             RUN=runs/... SIZES=128,224 STUDY=cifar10 OUT=/path ARGS='--epochs 3' PYTHON=python3 (instead of .venv)"
 	@echo "  example:   make train MODEL=resnet50 PAD=partial"
 
 setup: $(READY) ## make .venv with exact versions (any target does this on first use)
@@ -39,6 +39,12 @@ border: $(READY) ## what each of PADS does to features near the border: RUN, or 
 
 inspect: $(READY) ## show what PAD would do to each layer of MODEL at SIZES, without weights
 	@$(PCPAD) inspect $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
+
+study: $(READY) ## run what is missing of STUDY; ARGS='--dry_run' lists its runs and their cost
+	@$(PCPAD) study run $(call option,STUDY,--study) $(call option,DATA,--data) $(call option,GPUS,--gpus) $(ARGS)
+
+table: $(READY) ## make the tables of STUDY from its results
+	@$(PCPAD) study table $(call option,STUDY,--study) $(ARGS)
 
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)

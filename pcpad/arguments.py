@@ -1,13 +1,14 @@
 """Settings from YAML files and the command line, by jsonargparse; what is wrong is said in one line."""
 
+import os
 import re
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
-from pcpad.config import nearest
+from pcpad.config import TrainSettings, nearest
 
 # No torch here: --help and a misspelt option must not wait for it.
 
@@ -17,6 +18,8 @@ COMMANDS = {
     "border": "measure what each padding does to features near the border, without labels",
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
     "data check": "decode every image of a data set once and name the damaged ones",
+    "study run": "run what is missing of a study: networks x paddings x seeds",
+    "study table": "make the tables of a study from its results, without torch",
 }
 
 
@@ -37,6 +40,33 @@ def recipe_file(name: str) -> Path:
             return folder / f"{name}.yaml"
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")} - {"base"})
     raise ValueError(f"unknown recipe {name!r}: choose from {', '.join(known)}, or a path{nearest(name, known)}")
+
+
+def train_settings(argv: list[str]) -> TrainSettings | None:
+    """Settings of ``pcpad train``: configs/base.yaml, the recipe, ``--config`` files, then the command line.
+
+    With ``--resume DIR`` the run's own settings take the place of base and recipe.
+    """
+    first = parse(TrainSettings, argv, "train", check=False)
+    if first is None:
+        return None
+    if first.resume:
+        saved = Path(first.resume) / "settings.yaml"
+        if not saved.is_file():
+            raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
+        for option in ("recipe", "out", "weights"):
+            if getattr(first, option) is not None:
+                raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
+        settings = parse(TrainSettings, argv, "train", [saved])
+        return settings and replace(settings, out=first.resume)
+    data = first.data.name
+    if data == "auto":
+        data = "imagenet" if os.environ.get("IMAGENET") else "textures"
+    recipe = first.recipe or ("textures" if data == "textures" else "paper")
+    settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
+    if settings is None:
+        return None
+    return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
 
 
 def parse(kind: type, argv: list[str], command: str, configs: list[Path] = (), check: bool = True):

@@ -3,16 +3,27 @@
 import contextlib
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, parse, recipe_file
-from pcpad.config import BorderSettings, CheckSettings, EvalSettings, InspectSettings, TrainSettings, nearest, yaml_text
+from pcpad.arguments import COMMANDS, parse, train_settings
+from pcpad.config import (
+    BorderSettings,
+    CheckSettings,
+    EvalSettings,
+    InspectSettings,
+    StudyRunSettings,
+    StudyTableSettings,
+    TrainSettings,
+    nearest,
+    yaml_text,
+)
 
 # No torch here: --help and a misspelt option must not wait for it.
 
 USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
+
+STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +63,9 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(BorderSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command in STUDY:
+            first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(STUDY[command], first, command)
         else:
             first = ["--model", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(InspectSettings, first, command)
@@ -65,6 +79,10 @@ def run(command: str, rest: list[str]) -> int:
     try:
         if command == "train":
             return start_training(settings, rest)
+        if command == "study run":
+            from pcpad.study.launch import run_study
+
+            return run_study(settings)
         if command == "inspect":
             from pcpad.inspection import inspect_model
 
@@ -81,6 +99,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "study table":
+            from pcpad.study.tables import make_tables
+
+            make_tables(settings.study)
         else:
             from pcpad.evaluation.run import evaluate
 
@@ -143,30 +165,3 @@ def fail(message: str, code: int, told: bool = True) -> int:
     else:
         print(f"pcpad: error: {message}", file=sys.stderr, flush=True)
     return code
-
-
-def train_settings(argv: list[str]) -> TrainSettings | None:
-    """Settings of ``pcpad train``: configs/base.yaml, the recipe, ``--config`` files, then the command line.
-
-    With ``--resume DIR`` the run's own settings take the place of base and recipe.
-    """
-    first = parse(TrainSettings, argv, "train", check=False)
-    if first is None:
-        return None
-    if first.resume:
-        saved = Path(first.resume) / "settings.yaml"
-        if not saved.is_file():
-            raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
-        for option in ("recipe", "out", "weights"):
-            if getattr(first, option) is not None:
-                raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
-        settings = parse(TrainSettings, argv, "train", [saved])
-        return settings and replace(settings, out=first.resume)
-    data = first.data.name
-    if data == "auto":
-        data = "imagenet" if os.environ.get("IMAGENET") else "textures"
-    recipe = first.recipe or ("textures" if data == "textures" else "paper")
-    settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
-    if settings is None:
-        return None
-    return replace(settings, data=replace(settings.data, name=data), recipe=recipe)

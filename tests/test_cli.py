@@ -15,6 +15,7 @@ from pcpad.config import (
     EvalSettings,
     OptimSettings,
     PreprocessSettings,
+    StudyRunSettings,
     TrainSettings,
     differences,
     digest,
@@ -22,6 +23,7 @@ from pcpad.config import (
     yaml_text,
 )
 
+ALL = "train, eval, border, inspect, data check, study run, study table"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -91,8 +93,9 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    for command, kind in (("train", TrainSettings), ("eval", EvalSettings), ("border", BorderSettings)):
-        assert main([command, "--help"]) == 0
+    kinds = {"train": TrainSettings, "eval": EvalSettings, "border": BorderSettings, "study run": StudyRunSettings}
+    for command, kind in kinds.items():
+        assert main([*command.split(), "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
         for name in option_names(kind):
             after = text.split(f" --{name} ")[-1]
@@ -105,14 +108,13 @@ def test_help_explains_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (
-            ["trian"],
-            "unknown command 'trian': choose from train, eval, border, inspect, data check; did you mean 'train'?",
-        ),
-        (
-            ["data", "chek"],
-            "choose from train, eval, border, inspect, data check; did you mean 'data check'?",
-        ),
+        (["trian"], f"unknown command 'trian': choose from {ALL}; did you mean 'train'?"),
+        (["data", "chek"], f"unknown command 'data chek': choose from {ALL}; did you mean 'data check'?"),
+        (["study"], f"unknown command 'study': choose from {ALL}; did you mean 'study run'?"),
+        (["study", "run"], "say which study: pcpad study run NAME"),
+        (["study", "run", "x", "--jobs", "0"], "jobs must be at least 1, not 0"),
+        (["study", "run", "x", "--gpu", "2"], "unknown option --gpu; did you mean 'gpus'?"),
+        (["study", "table"], "say which study: pcpad study table NAME"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (

@@ -13,12 +13,13 @@ HARNESS = ("torchvision", "nvidia", "tensorboard", "jsonargparse", "pandas", "ma
 # Each part may import those of its own line and of the lines below.
 STOREYS = [
     {"cli", "__main__"},
+    {"study"},
     {"arguments"},
     {"evaluation", "training", "inspection"},
     {"data", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
-    {"config", "environment", "folders", "progress", ""},
+    {"config", "environment", "folders", "progress", "statistics", ""},
 ]
 
 
@@ -93,7 +94,14 @@ assert "timm" not in sys.modules
 
 def test_the_command_line_loads_torch_only_when_it_trains():
     code = "import sys; from pcpad.cli import main; main({!r}); assert 'torch' not in sys.modules"
-    for argv in (["--help"], ["train", "--help"], ["train", "--modle", "x"], ["eval", "--help"], ["border", "--help"]):
+    for argv in (
+        ["--help"],
+        ["train", "--help"],
+        ["train", "--modle", "x"],
+        ["eval", "--help"],
+        ["border", "--help"],
+        ["study", "table", "--help"],
+    ):
         done = run(code.format(argv))
         assert done.returncode == 0, done.stderr
 

@@ -25,7 +25,7 @@ def test_every_target_it_names_is_there():
     assert {"train", "eval", "test", "tensorboard"} <= named <= targets
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target} " in shown for target in targets)
-    for name in ["MODEL", "PAD", "PADS", "DATA", "RECIPE", "SEED", "GPUS", "RUN", "SIZES", "OUT", "ARGS"]:
+    for name in ["MODEL", "PAD", "PADS", "DATA", "RECIPE", "SEED", "GPUS", "RUN", "SIZES", "STUDY", "OUT", "ARGS"]:
         assert re.search(rf"\b{name}=", shown), name
 
 

@@ -57,6 +57,34 @@ def test_a_mistake_does_not_wait_in_the_queue(argv, message, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_a_study_s_missing_runs_are_submitted(tmp_path, monkeypatch, capsys):
+    """Each with the arguments and the folder that `pcpad study run` would give it."""
+    monkeypatch.chdir(tmp_path)
+    study = Path("experiments/small")
+    study.mkdir(parents=True)
+    (study / "study.yaml").write_text(
+        "title: t\nquestion: q\nrecipe: textures\ntables: [training]\n"
+        "grid:\n  model: [torchvision/resnet18]\n  padding: [zeros, partial]\n  seed: [0, 1]\n"
+    )
+    sent = []
+    monkeypatch.setattr(submit, "submit", lambda runs, options: sent.append((runs, options.out)) or [])
+    with pytest.raises(ValueError, match="zip"):  # no jobs to tell of
+        submit.main(["--study", "small", "--only", "*-partial-*", "--data", "/images"])
+    ((runs, out),) = sent
+    assert out == "runs/small"
+    name = "torchvision_resnet18-partial-s"
+    assert [folder for folder, _ in runs] == [str(tmp_path / "runs/small" / f"{name}{seed}") for seed in (0, 1)]
+    wanted = ["--recipe", "textures", "--model", "torchvision/resnet18", "--padding", "partial", "--seed", "1"]
+    assert runs[1][1] == [*wanted, "--data.name", "/images"]
+    for argv, message in (
+        (["--study", "small"], "study small names no images"),
+        (["--study", "smal"], "unknown study 'smal': choose from small"),
+        (["--study", "small", "--data", "/x", "--", "--epochs", "3"], "nothing stands behind --study NAME"),
+    ):
+        assert submit.main(argv) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["--gpus", "0"], ["--nodes", "x"], []])
 def test_a_mistake_in_the_call_exits_with_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -5,6 +5,7 @@ from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
+from pcpad.config.study import StudyRunSettings, StudyTableSettings
 from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "PreprocessSettings",
     "SaveSettings",
     "ScheduleSettings",
+    "StudyRunSettings",
+    "StudyTableSettings",
     "TrainSettings",
     "differences",
     "digest",

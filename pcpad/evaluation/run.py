@@ -18,7 +18,6 @@ from pcpad.data.manifest import check_images, image_sizes
 from pcpad.data.native import eval_order
 from pcpad.environment import hardware, num_cores, pick_device
 from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, recorded, write_reasons
-from pcpad.evaluation.compare import interval
 from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
 from pcpad.evaluation.show import show
@@ -27,6 +26,7 @@ from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical, power_of
 from pcpad.progress import Progress, say
+from pcpad.statistics import wilson
 
 KEEP_SECONDS = 300.0
 """Seconds after which an evaluation keeps what it has counted so far."""
@@ -186,7 +186,7 @@ def finish(settings, subject: Subject, data: DataSet, loader: str, device, cell:
         **{key: value for key, value in subject.facts.items() if key != "ema"},
     )
     record = write_record(folder, record, counts)
-    low, high = interval(counts.top1, counts.n)
+    low, high = wilson(counts.top1, counts.n)
     top5 = f", top-5 {percent(counts.top5, counts.n)}" if counts.top5 is not None else ""
     native = f", {share:.1%} of the canvas is padding" if is_native(cell.transform) else ""
     top1 = f"top-1 {percent(counts.top1, counts.n)}, 95% interval {100 * low:.1f} to {100 * high:.1f}"

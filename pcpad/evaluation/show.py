@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pcpad.evaluation.cells import hits
-from pcpad.evaluation.compare import paired
 from pcpad.progress import say
+from pcpad.statistics import discordant, mcnemar, rounded_p
 
 
 def size_key(size: str) -> tuple[bool, int]:
@@ -32,9 +32,9 @@ def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str 
     tests = {}
     for record in records:
         if record["padding"] != base and record["size"] in of_base:
-            gained, lost, p = paired(hits(folder, record), of_base[record["size"]])
-            p_text = "p<0.001" if p < 0.001 else f"p={p:.3f}"
-            tests[record["padding"], record["size"]] = f"{100 * (gained - lost) / record['n']:+.2f} ({p_text})"
+            gained, lost = discordant(hits(folder, record), of_base[record["size"]])
+            p = rounded_p(mcnemar(gained, lost))
+            tests[record["padding"], record["size"]] = f"{100 * (gained - lost) / record['n']:+.2f} (p {p})"
     if tests:
         say(
             f"against {base} on the same images, in points; p by McNemar's exact test, not adjusted for their number\n"

@@ -2,9 +2,11 @@
 
     python scripts/slurm/submit.py --partition gpu --gpus 8 --hours 24 --out runs/r50 -- --model resnet50 --data /data
     python scripts/slurm/submit.py --gpus 8 --each padding=zeros,partial --out runs/r50 -- --model resnet50
+    python scripts/slurm/submit.py --study imagenet_table --only '*-partial-*' --at_once 16
 
-What stands behind `--` are the options of `pcpad train`. A run continues from its last checkpoint when it is queued
-again, also by hand (`scontrol requeue JOB`); submitting the same run twice continues it too.
+What stands behind `--` are the options of `pcpad train`. The last one submits what is missing of a study, whose results
+`pcpad study table` collects. A run continues from its last checkpoint when it is queued again, also by hand (`scontrol
+requeue JOB`); submitting the same run twice continues it too.
 """
 
 import argparse
@@ -22,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     own, train = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = make_parser().parse_args(own)
     try:
-        runs = grid(options.out, options.each, train)
+        runs = study_runs(options, train) if options.study else grid(options.out, options.each, train)
         check(runs)
         jobs = submit(runs, options)
     except (ValueError, OSError) as error:
@@ -36,7 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of a submission."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, help="folder of the run, or of all runs of a grid; seen by all nodes")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", help="folder of the run, or of all runs of a grid; seen by all nodes")
+    what.add_argument("--study", help="what is missing of this study, a job for each run")
+    parser.add_argument("--only", help="with --study: runs whose name matches this pattern")
+    parser.add_argument("--data", help="with --study: images, in place of the study's")
     parser.add_argument("--each", action="append", default=[], metavar="NAME=A,B", help="a run for each of the values")
     parser.add_argument("--gpus", type=count, default=1, help="GPUs of a node, one process each (1)")
     parser.add_argument("--nodes", type=count, default=1, help="nodes of one run (1)")
@@ -83,6 +89,21 @@ def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[st
         arguments = [*train, *(word for name, value in cell for word in (f"--{name}", value))]
         runs.append((str(folder.resolve()), arguments))
     return runs
+
+
+def study_runs(options: argparse.Namespace, train: list[str]) -> list[tuple[str, list[str]]]:
+    """Folder and arguments of each run of a study that is not finished, and where the logs of all go.
+
+    Raises:
+        ValueError: the study cannot be run, or nothing of it is missing.
+    """
+    from pcpad.study.launch import missing_runs
+
+    if train or options.each:
+        raise ValueError("the runs of a study have the settings of its study.yaml: nothing stands behind --study NAME")
+    plan, runs = missing_runs(options.study, options.only, options.data)
+    options.out = str(Path("runs", plan.name))
+    return [(str(run.folder.resolve()), [*run.arguments]) for run in runs]
 
 
 def check(runs: list[tuple[str, list[str]]]) -> None:

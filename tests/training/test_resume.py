@@ -9,7 +9,7 @@ import torch
 
 from pcpad.cli import main
 from pcpad.evaluation.record import read_records
-from pcpad.training import ending, loop
+from pcpad.training import checkpoint, ending, loop
 from pcpad.training.signals import STOPPED
 from tests.training.conftest import difference
 
@@ -114,7 +114,7 @@ def test_each_part_of_the_state_matters(call, tmp_path, signalled, monkeypatch, 
         content["ema"] = {key: value * 0 for key, value in content["ema"].items()}
     else:
         own["sums"][0] += 1.0
-    torch.save(content, path)
+    checkpoint.save(path, content)
     assert main(["train", "--resume", "cut"]) == 0
     if part == "sums":
         assert curves(tmp_path / "cut") != curves(tmp_path / "whole")

@@ -1,0 +1,188 @@
+"""Tables of evaluations: weights trained with one padding, evaluated with others and at other sizes."""
+
+from pcpad.statistics import decimals, deviation, mcnemar, mean, mean_interval, rounded, rounded_p, wilson
+from pcpad.study.grid import NO_DATA, Run, pattern_of
+from pcpad.study.markdown import table
+from pcpad.study.plan import Plan
+from pcpad.study.results import NOT_APPLICABLE
+from pcpad.study.training_table import half_of, same_images
+
+
+def cells_of(plan: Plan, entries: list[dict], status: str = "done") -> dict[tuple, list[dict]]:
+    """Evaluations by (model, padding trained, padding evaluated, size); those of other settings are left out.
+
+    Args:
+        status: of the entries: ``done``, or ``not applicable``.
+
+    Raises:
+        ValueError: two of them are of other images.
+    """
+    runs = {run.name: run for run in plan.runs}
+    cells: dict[tuple, list[dict]] = {}
+    for entry in entries:
+        run = runs.get(entry["name"])
+        if entry["kind"] != "evaluation" or run is None or entry["status"] != status:
+            continue
+        cell = entry["padding_evaluated"], entry["size"]
+        if cell in plan.cells(run) and entry["run_digest"] == run.digest(entry["record"]["loader"]):
+            cells.setdefault((label_of(run), run.padding, *cell), []).append(entry)
+    if status == "done":
+        same_images([entry for found in cells.values() for entry in found])
+    return cells
+
+
+def label_of(run: Run) -> str:
+    """The network, and what else is varied."""
+    return " ".join([run.model.partition("/")[2], *(f"{key}={value}" for key, value in run.varied.items())])
+
+
+def percents(entries: list[dict]) -> list[float]:
+    """Top-1 in percent of each evaluation."""
+    return [100 * entry["top1"] / entry["n"] for entry in entries]
+
+
+def interval_of(entries: list[dict]) -> tuple[float, float]:
+    """95% interval of a cell in percent: of the mean over runs, or of one run over images."""
+    between = mean_interval(percents(entries))
+    if between is not None and between[0] < between[1]:
+        return between
+    low, high = wilson(entries[0]["top1"], entries[0]["n"])
+    return 100 * low, 100 * high
+
+
+def number(entries: list[dict]) -> str:
+    """A cell as text: mean and half its interval."""
+    half = half_of(interval_of(entries))
+    places = decimals(half, 100 / entries[0]["n"])
+    return f"{rounded(mean(percents(entries)), places)} ± {rounded(half, places)}"
+
+
+def cross_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
+    """For each network and size: trained with (rows) against evaluated with (columns)."""
+    cells, impossible = cells_of(plan, entries), cells_of(plan, entries, NOT_APPLICABLE)
+    models = dict.fromkeys(label_of(run) for run in plan.runs)
+    trained = dict.fromkeys(run.padding for run in plan.runs)
+    rows = []
+    for model in models:
+        for size in plan.sizes:
+            for own in trained:
+                keys = [(model, own, padding, size) for padding in plan.paddings]
+                if any(key in cells for key in keys):
+                    texts = [cell_text(cells.get(key), key[2] == own, key in impossible) for key in keys]
+                    rows.append([model, size, own, *texts])
+    told = (
+        f"Top-1 in percent{images_of(cells)} of the last epoch's weights; bold: evaluated with the padding of the "
+        f"training. ± is half the 95% interval: of the mean over {runs_of(cells)}, or of one run over its images."
+    )
+    parts = [told]
+    if rows:
+        head = ["network", "size", "trained with", *(f"evaluated with {padding}" for padding in plan.paddings)]
+        parts.append(table(head, rows, numbers_from=3))
+        parts += paired_text(cells)
+    parts += [*impossible_text(impossible), *missing_text(plan, cells | impossible)]
+    return "\n\n".join(parts), numbers_of(cells)
+
+
+def impossible_text(cells: dict[tuple, list[dict]]) -> list[str]:
+    """Why some cells cannot be, a sentence for each reason."""
+    reasons = dict.fromkeys(entry["reason"] for entries in cells.values() for entry in entries)
+    return ["n/a, not applicable:\n\n" + "\n".join(f"- {reason}" for reason in reasons)] if reasons else []
+
+
+def cell_text(entries: list[dict] | None, own: bool, impossible: bool = False) -> str:
+    """A cell of the cross table."""
+    if not entries:
+        return "n/a" if impossible else "missing"
+    return f"**{number(entries)}**" if own else number(entries)
+
+
+def paired_text(cells: dict[tuple, list[dict]]) -> list[str]:
+    """McNemar's tests, a sentence for each cell that is of one run: there is no spread of seeds to judge by."""
+    lines = []
+    for (model, own, padding, size), entries in cells.items():
+        pair = entries[0].get("paired")
+        if len(entries) == 1 and pair:
+            p = mcnemar(pair["only_this"], pair["only_other"])
+            lines.append(
+                f"- {model} at {size}, trained with {own}: images right with {padding} only: {pair['only_this']}, "
+                f"with {own} only: {pair['only_other']}; p {rounded_p(p)}"
+            )
+    return ["One run each, so on the same images (McNemar's exact test):\n\n" + "\n".join(lines)] if lines else []
+
+
+def resolution_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
+    """Accuracy against size, each network evaluated with the padding it was trained with."""
+    cells, impossible = cells_of(plan, entries), cells_of(plan, entries, NOT_APPLICABLE)
+    rows = []
+    for model in dict.fromkeys(label_of(run) for run in plan.runs):
+        for own in dict.fromkeys(run.padding for run in plan.runs):
+            keys = [(model, own, own, size) for size in plan.sizes]
+            if any(key in cells for key in keys):
+                rows.append([model, own, *(cell_text(cells.get(key), False, key in impossible) for key in keys)])
+    told = (
+        f"Top-1 in percent{images_of(cells)} by the side of the image in pixels, evaluated with the padding of the "
+        f"training. ± is half the 95% interval: of the mean over {runs_of(cells)}, or of one run over its images."
+    )
+    parts = [told]
+    if rows:
+        parts.append(table(["network", "padding", *plan.sizes], rows, numbers_from=2))
+    own = {key: found for key, found in cells.items() if key[1] == key[2]}
+    return "\n\n".join([*parts, *impossible_text(impossible), *missing_text(plan, cells | impossible)]), numbers_of(own)
+
+
+def numbers_of(cells: dict[tuple, list[dict]]) -> list[dict]:
+    """Rows of table.csv: unrounded; p is McNemar's where a cell is of one run."""
+    rows = []
+    for (model, own, padding, size), entries in cells.items():
+        values, (low, high) = percents(entries), interval_of(entries)
+        pair = entries[0].get("paired") if len(entries) == 1 else None
+        rows.append(
+            {
+                "model": model,
+                "padding": own,
+                "padding_evaluated": padding,
+                "size": size,
+                "basis": "last",
+                "runs": len(values),
+                "images": entries[0]["n"],
+                "values": " ".join(map(repr, values)),
+                "mean": mean(values),
+                "deviation": deviation(values),
+                "low": low,
+                "high": high,
+                "p": mcnemar(pair["only_this"], pair["only_other"]) if pair else None,
+            }
+        )
+    return rows
+
+
+def images_of(cells: dict[tuple, list[dict]]) -> str:
+    """`` of 10,000 images``."""
+    return next((f" of {entries[0]['n']:,} images" for entries in cells.values()), "")
+
+
+def runs_of(cells: dict[tuple, list[dict]]) -> str:
+    """``5 runs``, ``1 to 5 runs`` or ``the runs``."""
+    counts = sorted({len(entries) for entries in cells.values()})
+    if counts in ([], [1]):
+        return "the runs"
+    return f"{counts[0]} runs" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+
+
+def missing_text(plan: Plan, cells: dict[tuple, list[dict]]) -> list[str]:
+    """How to fill the cells that lack a run."""
+    there = {(entry["name"], key[2], key[3]) for key, entries in cells.items() for entry in entries}
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in plan.runs:
+        groups.setdefault((label_of(run), run.padding), []).append(run)
+    lines = []
+    for (model, padding), runs in groups.items():
+        missing = len([1 for run in runs for cell in plan.cells(run) if (run.name, *cell) not in there])
+        if missing:
+            command = f"pcpad study run {plan.name} --only '{pattern_of(runs)}'"
+            lines.append(f"- {model}, {padding}: {missing} evaluations: `{command}`")
+    if not lines:
+        return []
+    data = "" if plan.data else f" --data {NO_DATA}"
+    before = [f"What is to be evaluated is trained by `pcpad study run {plan.source}{data}`."] if plan.source else []
+    return ["\n\n".join(["Missing:", *before, "\n".join(lines)])]

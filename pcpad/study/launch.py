@@ -1,0 +1,230 @@
+"""pcpad study run: what is missing of a study, one process a run; failures are recorded and the rest goes on."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from pcpad.config.study import StudyRunSettings
+from pcpad.progress import say
+from pcpad.study.children import Asked, Child, end, start, stop
+from pcpad.study.grid import Run
+from pcpad.study.listing import show
+from pcpad.study.plan import FILE, Plan, check_names, load_plan
+from pcpad.study.results import collect, evaluation_entries, missing_cells, results_of
+from pcpad.study.states import CHANGED, DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
+from pcpad.training.signals import STOPPED
+
+STOP_CODES = (STOPPED, 130)
+"""Exit codes of a command that was asked to stop and can go on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process to start.
+
+    Attributes:
+        kind: ``train`` or ``eval``.
+        command: behind ``python -m pcpad``.
+        resumed: whether it goes on from a checkpoint.
+    """
+
+    kind: str
+    run: Run
+    command: tuple[str, ...]
+    resumed: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of the tasks: names by how they ended."""
+
+    done: list[str]
+    failed: list[str]
+    stopped: list[str]
+
+
+def run_study(settings: StudyRunSettings) -> int:
+    """Run what is missing of a study; returns the exit code: 0, 1 if a run has failed, 130 if it was stopped.
+
+    Raises:
+        ValueError: the study cannot be run; nothing was started.
+    """
+    plan = load_plan(settings.study, settings.data)
+    check_names(plan)
+    runs = chosen(plan, settings.only)
+    recorded = results_of(plan)
+    states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
+    if settings.dry_run:
+        show(plan, runs, states, recorded)
+        return 0
+    collect(plan)
+    bad = [name for name, state in states.items() if state.kind in REFUSED]
+    for run in runs:
+        if run.name in bad:
+            what = "holds a run with other settings" if states[run.name].kind == CHANGED else "is damaged"
+            say(f"{run.folder} {what} ({states[run.name].detail}): move it away to run this")
+    outcome, slots = Outcome([], bad, []), slots_of(settings)
+    tasks = training_tasks(plan, runs, states)
+    for run in runs:
+        if plan.source and states[run.name].kind != DONE and missing_cells(plan, run, recorded):
+            say(f"{run.name} is {states[run.name].kind}: pcpad study run {plan.source} trains it")
+    if tasks:
+        need_data(plan)
+    with Asked() as asked:
+        work(plan, tasks, slots, lambda task: training_task(task.run), outcome, asked)
+        if not asked.times:
+            tasks = evaluation_tasks(plan, runs, outcome)
+            work(plan, tasks, slots, lambda task: evaluation_task(plan, task.run), outcome, asked)
+    say(f"{plan.name}: {len(outcome.done)} done now, {len(outcome.failed)} failed, {len(outcome.stopped)} stopped")
+    for name in outcome.failed:
+        say(f"failed: {name}")
+    say(f"results: {plan.folder / 'results.jsonl'}; next: pcpad study table {plan.name}")
+    if asked.times:
+        say("to go on: the same command again")
+        return 130
+    return 1 if outcome.failed or outcome.stopped else 0
+
+
+def missing_runs(study: str, only: str | None, data: str | None) -> tuple[Plan, list[Run]]:
+    """The runs of a study that are to be started or gone on with, for a launcher that is not this one.
+
+    Raises:
+        ValueError: the study cannot be run, names no images, or nothing of it is missing.
+    """
+    plan = load_plan(study, data)
+    check_names(plan)
+    recorded = results_of(plan)
+    runs = chosen(plan, only)
+    states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
+    missing = [run for run in runs if states[run.name].kind in RUNNABLE and plan.source is None]
+    if not missing:
+        raise ValueError(f"study {plan.name}: no run is missing")
+    need_data(plan)
+    return plan, missing
+
+
+def need_data(plan: Plan) -> None:
+    """Raise ValueError unless the study names images, or was given some."""
+    if plan.data is None:
+        raise ValueError(f"study {plan.name} names no images: --data /path/with/train/and/val")
+
+
+def chosen(plan: Plan, only: str | None) -> list[Run]:
+    """The runs whose name matches; raises ValueError if none does."""
+    runs = [run for run in plan.runs if only is None or fnmatch(run.name, only)]
+    if not runs:
+        some = ", ".join(run.name for run in plan.runs[:3])
+        raise ValueError(f"--only {only}: no run of {plan.folder / FILE} matches; they are called {some} and so on")
+    return runs
+
+
+def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
+    """What each of the places for a process adds to its environment: its GPU, its share of the cores."""
+    jobs = settings.jobs or settings.gpus or 1
+    slots: list[dict[str, str]] = [{} for _ in range(jobs)]
+    if settings.gpus is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = seen.split(",") if seen else [str(i) for i in range(settings.gpus)]
+        if settings.gpus > len(names):
+            raise ValueError(f"gpus={settings.gpus}: CUDA_VISIBLE_DEVICES={seen} shows {len(names)}")
+        for i, slot in enumerate(slots):
+            slot["CUDA_VISIBLE_DEVICES"] = names[i % settings.gpus]
+    if jobs > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for slot in slots:  # torch and the loader would each take all cores
+            slot["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+            slot["PCPAD_WORKERS"] = str(max(1, cores // jobs))
+    return slots
+
+
+def training_tasks(plan: Plan, runs: list[Run], states: dict[str, State]) -> list[Task]:
+    """The trainings that are to be started; none of another study's runs."""
+    if plan.source is not None:
+        return []
+    return [task for run in runs if states[run.name].kind in RUNNABLE and (task := training_task(run))]
+
+
+def training_task(run: Run) -> Task | None:
+    """The task that begins a run or goes on with it; None where there is nothing to do, or another process does it."""
+    state = state_of(run)
+    if state.kind not in RUNNABLE:
+        return None
+    if state.kind == INTERRUPTED:
+        return Task("train", run, ("train", "--resume", str(run.folder)), resumed=True)
+    return Task("train", run, ("train", *run.arguments, "--out", str(run.folder)))
+
+
+def evaluation_tasks(plan: Plan, runs: list[Run], outcome: Outcome) -> list[Task]:
+    """The evaluations that are to be made of finished runs."""
+    wanted = [run for run in runs if plan.sizes and run.name not in outcome.failed]
+    return [task for run in wanted if (task := evaluation_task(plan, run))]
+
+
+def evaluation_task(plan: Plan, run: Run) -> Task | None:
+    """The task that fills the cells which a finished run has no record of; None where there are none."""
+    state = state_of(run)
+    if state.kind != DONE or not (run.folder / "checkpoints/last.pt").is_file():
+        return None
+    there = {(entry["padding_evaluated"], entry["size"]) for entry in evaluation_entries(plan, run, state)}
+    missing = [cell for cell in plan.cells(run) if cell not in there]
+    if not missing:
+        return None
+    paddings, sizes = (",".join(dict.fromkeys(part)) for part in zip(*missing, strict=True))
+    data = () if plan.data is None else ("--data.name", plan.data)
+    return Task("eval", run, ("eval", "--run", str(run.folder), "--paddings", paddings, "--sizes", sizes, *data))
+
+
+def work(
+    plan: Plan,
+    tasks: list[Task],
+    slots: list[dict],
+    again: Callable[[Task], Task | None],
+    outcome: Outcome,
+    asked: Asked,
+) -> None:
+    """Do the tasks, as many at a time as there are slots; Ctrl-C stops what runs, and starts nothing more.
+
+    Args:
+        again: looks anew at a task just before it is started: another process may have done it.
+    """
+    queue, children = list(tasks), {}
+    while children or (queue and not asked.times):
+        for place in [i for i in range(len(slots)) if i not in children][: len(queue)]:
+            task = None if asked.times else again(queue.pop(0))
+            if task is not None:
+                children[place] = start(plan, task, slots[place])
+                say(f"started {task.kind} {task.run.name} ({len(queue)} more to start), log {children[place].log}")
+        if asked.times:
+            say(f"stopping {len(children)}: each saves after its step; Ctrl-C again ends them at once")
+            stop([child.process for child in children.values()], asked)
+        for place in [i for i, child in children.items() if child.process.poll() is not None]:
+            finish(plan, children.pop(place), outcome, stopping=asked.times > 0)
+        if children:
+            time.sleep(0.05)
+
+
+def finish(plan: Plan, child: Child, outcome: Outcome, stopping: bool = False) -> None:
+    """Note how a process has ended, and collect what it has brought."""
+    task, code = child.task, child.process.returncode
+    name = task.run.name
+    complete = state_of(task.run).kind == DONE and (task.kind == "train" or evaluation_task(plan, task.run) is None)
+    elsewhere = code != 0 and state_of(task.run).kind == RUNNING
+    error = None
+    if elsewhere:
+        say(f"left {name}: another process has it")
+    elif complete and code == 0:
+        outcome.done.append(name)
+    elif code in STOP_CODES or (stopping and code < 0):
+        outcome.stopped.append(name)
+        say(f"stopped {name}")
+    else:
+        error = child.error() if code else "it ended without an error, and is not complete"
+        outcome.failed.append(name)
+        say(f"failed {name}: exit code {code}: {error}")
+    end(plan, child, error)
+    collect(plan, (task.run,))
+    if complete and code == 0:
+        detail = f": {state_of(task.run).detail}" if task.kind == "train" else ""
+        say(f"done {task.kind} {name}{detail}, {child.seconds():.0f} s")

@@ -1,0 +1,37 @@
+"""Markdown that is made: tables, and their place in a README."""
+
+import os
+from pathlib import Path
+
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+
+
+def table(head: list[str], rows: list[list[str]], numbers_from: int) -> str:
+    """A Markdown table; columns from the given one on are aligned to the right."""
+    lines = [head, ["---" if i < numbers_from else "---:" for i in range(len(head))], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def put_into(readme: Path, text: str) -> bool:
+    """Replace what stands between the two markers of a README, and nothing else; returns whether that changed it.
+
+    Raises:
+        ValueError: there is no README, or it has not exactly one pair of markers.
+    """
+    if not readme.is_file():
+        raise ValueError(f"there is no {readme}: write it, with the lines {BEGIN} and {END} where the tables belong")
+    content = readme.read_text()
+    begin, end = content.find(BEGIN), content.find(END)
+    if content.count(BEGIN) != 1 or content.count(END) != 1 or end < begin:
+        raise ValueError(f"{readme} needs the line {BEGIN} once, and {END} once below it")
+    made = f"{content[:begin]}{BEGIN}\n\n{text}\n\n{content[end:]}"
+    if made != content:
+        write_whole(readme, made)
+    return made != content
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,214 @@
+"""A study as its study.yaml states it: the grid of runs with the settings of each, what is evaluated, what it costs."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pcpad.arguments import load_yaml
+from pcpad.config import nearest
+from pcpad.study.grid import Run, known_keys, mapping, runs_of, wrong
+
+HOME = Path("experiments")
+FILE = "study.yaml"
+KEYS = ("title", "question", "from", "recipe", "data", "settings", "grid", "baseline", "evaluate", "published", "cost")
+KEYS += ("tables",)
+OWN = "own"
+"""In evaluate.paddings: each run with the padding that it was trained with."""
+TABLES = ("training", "published", "cross", "resolution")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run costs: hours of a unit such as ``GPU hours``, by model; `how` is ``computed`` or ``measured``."""
+
+    how: str
+    unit: str
+    hours: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study.
+
+    Attributes:
+        folder: holds study.yaml, README.md and what is made. file: study.yaml.
+        data: images to train and evaluate on; None where the study names none.
+        runs: to train, in the order of the grid; of another study where `source` names one.
+        paddings, sizes: to evaluate every run with, `OWN` for its own padding; empty where nothing is evaluated beyond
+            what the training does.
+        published: CSV of published numbers, or None.
+    """
+
+    name: str
+    folder: Path
+    title: str
+    question: str
+    data: str | None
+    runs: tuple[Run, ...]
+    source: str | None
+    baseline: str
+    paddings: tuple[str, ...]
+    sizes: tuple[str, ...]
+    published: Path | None
+    cost: Cost | None
+    tables: tuple[str, ...]
+
+    def cells(self, run: Run) -> list[tuple[str, str]]:
+        """Padding and size of each evaluation of a run."""
+        paddings = (run.padding,) if self.paddings == (OWN,) else self.paddings
+        return [(padding, size) for padding in paddings for size in self.sizes]
+
+
+def load_plan(study: str, data: str | None = None) -> Plan:
+    """Read and check a study.
+
+    Args:
+        study: a folder of experiments/ by name, or a path.
+        data: images in place of the study's.
+
+    Raises:
+        ValueError: there is no such study, or its file holds what cannot be run; names the file, the value and the way
+            out. What needs the model libraries is looked at by `check_names`.
+    """
+    folder = find(study)
+    file = folder / FILE
+    content = read(file)
+    for key in ("title", "question", "tables"):
+        wrong(key in content, file, f"{key}: is missing")
+    name = folder.resolve().name
+    source = content.get("from")
+    if source is not None:
+        mixed = [key for key in ("grid", "recipe", "settings", "cost") if key in content]
+        wrong(not mixed, file, f"{' and '.join(mixed)}: belongs to the study {source!r}, whose runs are taken")
+        wrong("evaluate" in content, file, "evaluate: is missing: what to evaluate the runs of another study with")
+        other = load_plan(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
+        wrong(other.source is None, file, f"from: {source!r} has no runs of its own, but those of {other.source!r}")
+        runs, data = other.runs, data or content.get("data") or other.data
+        baseline = content.get("baseline", other.baseline)
+    else:
+        data = data or content.get("data")
+        runs = runs_of(name, file, content, data)
+        baseline = content.get("baseline", "zeros")
+    paddings, sizes = evaluate_of(file, content.get("evaluate"))
+    trained = dict.fromkeys(run.padding for run in runs)
+    choices = trained if source is None else dict.fromkeys([*paddings, *trained])
+    wrong(
+        baseline in choices,
+        file,
+        f"baseline: {baseline!r} is no padding of the study: choose from {', '.join(choices)}"
+        f"{nearest(str(baseline), choices)}",
+    )
+    return Plan(
+        name=name,
+        folder=folder,
+        title=str(content["title"]),
+        question=" ".join(str(content["question"]).split()),
+        data=data,
+        runs=tuple(runs),
+        source=source,
+        baseline=baseline,
+        paddings=paddings,
+        sizes=sizes,
+        published=published_of(file, content.get("published")),
+        cost=cost_of(file, content.get("cost"), runs),
+        tables=tables_of(file, content),
+    )
+
+
+def find(study: str) -> Path:
+    """The folder of a study; raises ValueError naming those there are."""
+    for folder in (HOME / study, Path(study), Path(study).parent):
+        if (folder / FILE).is_file() and (folder != Path(study).parent or Path(study).name == FILE):
+            return folder
+    known = sorted(path.parent.name for path in HOME.glob(f"*/{FILE}"))
+    listed = f"choose from {', '.join(known)}, or a path" if known else f"no folder of {HOME}/ here has a {FILE}"
+    raise ValueError(f"unknown study {study!r}: {listed}{nearest(study, known)}")
+
+
+def read(file: Path) -> dict:
+    """The content of study.yaml, its keys known."""
+    import yaml
+
+    try:
+        content = load_yaml(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"{file} is not YAML{f' (line {mark.line + 1}: {error.problem})' if mark else ''}") from None
+    wrong(isinstance(content, dict), file, "must hold `key: value` lines")
+    known_keys(file, content, KEYS, "")
+    return content
+
+
+def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Paddings and sizes to evaluate with, both empty if nothing is stated."""
+    if content is None:
+        return (), ()
+    known_keys(file, mapping(file, "evaluate", content), ("paddings", "sizes"), "evaluate.")
+    content = {**content, "paddings": [OWN] if content.get("paddings") == OWN else content.get("paddings")}
+    for key in ("paddings", "sizes"):
+        values = content.get(key)
+        wrong(isinstance(values, list) and values, file, f"evaluate.{key}: must be a list, not {values!r}")
+    wrong(
+        OWN not in content["paddings"] or content["paddings"] == [OWN], file, f"evaluate.paddings: {OWN} stands alone"
+    )
+    sizes = tuple(str(size) for size in content["sizes"])
+    for size in sizes:
+        fine = re.fullmatch(r"(native:)?[1-9]\d*", size)
+        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, or native:N")
+    return tuple(str(padding) for padding in content["paddings"]), sizes
+
+
+def published_of(file: Path, name) -> Path | None:
+    """The CSV of published numbers beside the study."""
+    if name is None:
+        return None
+    path = file.parent / str(name)
+    wrong(path.is_file(), file, f"published: there is no {path}")
+    return path
+
+
+def cost_of(file: Path, content, runs: list[Run]) -> Cost | None:
+    """What a run of each model costs."""
+    if content is None:
+        return None
+    known_keys(file, mapping(file, "cost", content), ("how", "unit", "hours"), "cost.")
+    how, hours = content.get("how"), content.get("hours")
+    wrong(how in ("computed", "measured"), file, f"cost.how: must be computed or measured, not {how!r}")
+    models = list(dict.fromkeys(run.model for run in runs))
+    hours = hours if isinstance(hours, dict) else dict.fromkeys(models, hours)
+    known_keys(file, hours, models, "cost.hours.")
+    for model in models:
+        number = hours.get(model)
+        fine = isinstance(number, (int, float)) and not isinstance(number, bool) and number > 0
+        wrong(fine, file, f"cost.hours.{model}: must be a number of hours, not {number!r}")
+    return Cost(how, str(content.get("unit", "GPU hours")), hours)
+
+
+def tables_of(file: Path, content: dict) -> tuple[str, ...]:
+    """The kinds of table to make."""
+    kinds = content["tables"]
+    wrong(isinstance(kinds, list) and kinds, file, f"tables: must be a list of {', '.join(TABLES)}, not {kinds!r}")
+    known_keys(file, dict.fromkeys(map(str, kinds)), TABLES, "tables: ")
+    wrong("published" not in kinds or "published" in content, file, "tables: published needs published: FILE")
+    crossed = [kind for kind in kinds if kind in ("cross", "resolution")]
+    wrong(not crossed or "evaluate" in content, file, f"tables: {' and '.join(crossed)} need evaluate:")
+    return tuple(kinds)
+
+
+def check_names(plan: Plan) -> None:
+    """Look every model and padding up where they live, which takes the seconds that torch and timm need to load.
+
+    Raises:
+        ValueError: an unknown name; lists the choices or the nearest.
+    """
+    from pcpad.models import resolve
+    from pcpad.padding.modes import canonical
+
+    try:
+        for model in dict.fromkeys(run.model for run in plan.runs):
+            resolve(model)
+        for padding in dict.fromkeys([*(run.padding for run in plan.runs), *plan.paddings]):
+            if padding != OWN and canonical(padding) != padding:
+                raise ValueError(f"padding {padding!r}: a study calls it {canonical(padding)}")
+    except ValueError as error:
+        raise ValueError(f"{plan.folder / FILE}: {error}") from None

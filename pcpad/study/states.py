@@ -1,0 +1,97 @@
+"""How far a run of a study is, read from its folder without torch."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pcpad.study.grid import Run, differences_from
+from pcpad.training import lock
+from pcpad.training.logbook import read_lines
+
+DONE, RECORDED, MISSING, RUNNING = "done", "recorded", "missing", "running"
+INTERRUPTED, BEGUN, CHANGED, DAMAGED = "interrupted", "begun", "changed", "damaged"
+RUNNABLE = (MISSING, INTERRUPTED, BEGUN)
+REFUSED = (CHANGED, DAMAGED)
+"""A person has to look at the folder first."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands.
+
+    Attributes:
+        kind: ``done``; ``recorded``: the study's results have it and its folder is not here; ``missing``; ``running``:
+            another process has it; ``interrupted``: it has a checkpoint to go on from; ``begun``: it has none;
+            ``changed``: its folder holds a run with other settings; ``damaged``: a file in it cannot be read.
+        detail: what a reader wants to know of it, or an empty string.
+        history: records of its epochs, the first first.
+        about: content of its run.json.
+    """
+
+    kind: str
+    detail: str = ""
+    history: tuple[dict, ...] = ()
+    about: dict = field(default_factory=dict)
+
+
+def state_of(run: Run, recorded: dict | None = None) -> State:
+    """The state of a run.
+
+    Args:
+        recorded: its entry in the study's results, if there is one.
+    """
+    folder = run.folder
+    if not (folder / "run.json").is_file():
+        if in_use(folder):
+            return State(RUNNING, "another process has just started it")
+        if is_recorded(run, recorded):
+            return State(RECORDED, "in the results; its folder is not here")
+        return State(MISSING)
+    try:
+        about = json.loads((folder / "run.json").read_text())
+        own_digest = run.digest(about["settings"]["data"]["loader"])
+    except (ValueError, KeyError, TypeError):
+        return State(DAMAGED, f"{folder / 'run.json'} is damaged")
+    if about["settings_digest"] != own_digest:
+        lines = differences_from(run, about["settings"])
+        return State(CHANGED, "; ".join(lines) or "an older pcpad's settings", about=about)
+    try:
+        history = epochs_of(folder, about["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        return State(DAMAGED, str(error), about=about)
+    steps = [record["step"] for record in history]
+    whole = steps == [steps[0] * (i + 1) for i in range(run.settings.epochs)] if steps else False
+    saved = {int(path.stem.split("-")[1]) for path in (folder / "checkpoints").glob("step-*.pt")}
+    detail = f"{len(history)} of {run.settings.epochs} epochs"
+    if in_use(folder):
+        return State(RUNNING, detail, tuple(history), about)
+    if whole and (not saved or steps[-1] in saved):  # a record is written before the checkpoint of its epoch
+        return State(DONE, f"top-1 {100 * history[-1]['top1'] / history[-1]['n']:.2f}%", tuple(history), about)
+    return State(INTERRUPTED if saved else BEGUN, detail, tuple(history), about)
+
+
+def is_recorded(run: Run, entry: dict | None) -> bool:
+    """Whether an entry of the results is this run, finished and with the settings of today's plan."""
+    if not entry or entry.get("status") != "done":
+        return False
+    return entry["settings_digest"] == run.digest(entry["record"]["loader"])
+
+
+def epochs_of(folder: Path, run_id: str) -> list[dict]:
+    """The records of a run's epochs in order; of an epoch that was evaluated again after a stop, the later one."""
+    own = [r for r in records_of(folder) if r.get("checkpoint") == "epoch" and r.get("run") == run_id]
+    return [record for _, record in sorted({record["step"]: record for record in own}.items())]
+
+
+def records_of(folder: Path) -> list[dict]:
+    """All records of a folder; raises ValueError for a damaged line."""
+    path = folder / "records.jsonl"
+    return read_lines(path) if path.is_file() else []
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a living process of this machine, or one of another machine, holds the folder's lock."""
+    try:
+        return lock.read_holder((folder / lock.NAME).read_bytes()) is not None
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""results.jsonl: collected from folders, once each, whole; what is damaged is named."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pcpad.study.plan import load_plan
+from pcpad.study.results import alone, collect, note_launch, paired, read_results
+
+
+@pytest.fixture
+def finished(write):
+    """Make the folder of a finished run by hand; gives its plan and its study's folder."""
+    folder = write(data="/images", evaluate={"paddings": ["zeros", "partial"], "sizes": [32]})
+    plan = load_plan("tiny")
+    for run in plan.runs:
+        settings = {"data": {"loader": "torchvision"}}
+        about = {"id": run.name, "settings_digest": run.digest("torchvision"), "settings": settings, "hardware": "h"}
+        (run.folder / "records").mkdir(parents=True)
+        (run.folder / "run.json").write_text(json.dumps(about | {"versions": {"torch": "2"}, "commit": "c0ffee"}))
+        shared = {"run": run.name, "n": 4, "top5": None, "loss": 0.5, "size": "32", "loader": "torchvision"}
+        shared |= {"manifest_digest": "m", "run_digest": about["settings_digest"]}
+        lines = [{"checkpoint": "epoch", "step": step, "top1": step // 3, "padding": run.padding} for step in (3, 6)]
+        for padding, top in (("zeros", [0, 1, 1, 0]), ("partial", [0, 0, 0, 1])):
+            file = f"records/{padding}.npz"
+            np.savez(run.folder / file, label=np.array([0, 1, 0, 1]), top5=np.array(top)[:, None], index=np.arange(4))
+            right = int((np.array([0, 1, 0, 1]) == top).sum())
+            lines.append({"checkpoint": "last", "step": 6, "top1": right, "padding": padding, "predictions": file})
+        text = "".join(json.dumps({**shared, **line}) + "\n" for line in lines)
+        (run.folder / "records.jsonl").write_text(text)
+    return plan, folder
+
+
+def test_an_entry_says_all_that_tables_and_plots_need(finished):
+    plan, folder = finished
+    note_launch(plan, {"name": plan.runs[0].name, "task": "train", "seconds": 100, "resumed": False, "error": None})
+    for seconds, resumed in ((7, False), (2.5, True)):
+        line = {"name": plan.runs[0].name, "task": "train", "seconds": seconds, "resumed": resumed, "error": None}
+        note_launch(plan, line)
+    collect(plan)
+    entry = read_results(folder)[0]
+    assert (entry["top1"], entry["loss"], entry["n"], entry["seed"]) == ([1, 2], [0.5, 0.5], 4, 0)
+    assert (entry["seconds"], entry["hardware"], entry["commit"]) == (9.5, "h", "c0ffee")  # of its last beginning
+    assert entry["record"]["step"] == 6
+    assert entry["settings"]["optim"]["lr"] == 0.01
+    assert entry["settings"]["data"]["loader"] == "torchvision"
+    assert "name" not in entry["settings"]["data"]  # no paths of a machine
+    other = read_results(folder)[3]
+    assert (other["kind"], other["padding"], other["seconds"]) == ("run", "partial", None)
+
+
+def test_pairs_are_counted_image_by_image(finished):
+    """Labels 0 1 0 1: zeros is right on the first two, partial on the first, the third and the fourth."""
+    plan, folder = finished
+    collect(plan)
+    cells = {(e["padding"], e["padding_evaluated"]): e for e in read_results(folder) if e["kind"] == "evaluation"}
+    assert cells["zeros", "partial"]["paired"] == {"with": "zeros", "only_this": 2, "only_other": 1}
+    assert cells["partial", "zeros"]["paired"] == {"with": "partial", "only_this": 1, "only_other": 2}
+    assert "paired" not in cells["zeros", "zeros"]
+    run = plan.runs[0]
+    records = [cells["zeros", padding]["record"] for padding in ("zeros", "partial")]
+    assert paired(run.folder, records[0], records[1] | {"manifest_digest": "of others"}) is None
+    (run.folder / "records/zeros.npz").unlink()
+    assert paired(run.folder, *records) is None
+
+
+def test_collecting_again_changes_nothing(finished):
+    plan, folder = finished
+    first = collect(plan)
+    text = (folder / "results.jsonl").read_bytes()
+    written = (folder / "results.jsonl").stat().st_mtime_ns
+    assert collect(plan) == first
+    assert collect(plan, plan.runs[1:]) == first
+    assert (folder / "results.jsonl").read_bytes() == text
+    assert (folder / "results.jsonl").stat().st_mtime_ns == written  # not even written
+    assert [e["name"] for e in first] == [plan.runs[0].name] * 3 + [plan.runs[1].name] * 3
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_what_is_no_longer_there_stays_in_the_results(finished):
+    plan, folder = finished
+    collect(plan)
+    Path("runs").rename("elsewhere")
+    assert len(collect(plan)) == 6
+    assert len(read_results(folder)) == 6
+
+
+def test_a_failure_replaces_no_finished_run(finished):
+    plan, _ = finished
+    collect(plan)
+    Path("runs").rename("elsewhere")
+    failure = {"name": plan.runs[0].name, "task": "train", "seconds": 1, "resumed": False, "error": "no", "log": "l"}
+    note_launch(plan, failure | {"exit_code": 1, "time": "now"})
+    assert {e["status"] for e in collect(plan)} == {"done"}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"kind": "run"}', "\x00"])
+def test_a_damaged_line_is_named(text, finished):
+    plan, folder = finished
+    collect(plan)
+    path = folder / "results.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], text, *lines[1:]]) + "\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2, is damaged"):
+        collect(plan)
+    path.write_text("\n".join(lines)[:-5])  # whole files are written, so a last line that is cut off is damage too
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 6, is damaged"):
+        read_results(folder)
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    assert len(collect(plan)) == 6  # the line was removed as told, and collected again
+
+
+def test_two_that_collect_wait_for_each_other(finished):
+    _, folder = finished
+    code = "from pcpad.study.results import *; from pcpad.study.plan import load_plan; collect(load_plan('tiny'))"
+    with alone(folder):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(1.0)
+        assert process.poll() is None
+        assert not (folder / "results.jsonl").exists()
+    assert process.wait() == 0
+    assert len(read_results(folder)) == 6
