@@ -5,6 +5,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import torch
+
+from pcpad.padding import PADDING_MODES
+from pcpad.padding.fillers import FILLERS
 from tests.zoo import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,11 +16,26 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_library_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    promised = re.search(r"print\(report\.summary\)\s+# (.*)", example).group(1)
-    assert capsys.readouterr().out.strip() == promised
-    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2  # the second one goes on where the first ends
+    names = {}
+    try:
+        for example in examples:
+            exec(compile(example, "README.md", "exec"), names)
+            promised = re.search(r"print\(report\.summary\)\s+# (.*)", example).group(1)
+            assert capsys.readouterr().out.strip() == promised
+            assert len([line for line in example.splitlines() if line.strip()]) <= 12
+        x = torch.randn(2, 3, 4, 5)
+        padded = names["channel_mean"](x, (1, 0, 2, 1))
+        assert torch.equal(padded[:, :, 1:, 2:-1], x - x.mean((2, 3), keepdim=True) + x.mean((2, 3), keepdim=True))
+        torch.testing.assert_close(padded[:, :, 0, 3], x.mean((2, 3)))
+    finally:
+        del PADDING_MODES["channel_mean"], FILLERS["channel_mean"]
+
+
+def test_the_modes_it_lists_are_those_there_are():
+    table = README.partition("| mode | what stands in the padding |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(PADDING_MODES)
 
 
 def test_every_target_it_names_is_there():
