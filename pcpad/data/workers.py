@@ -22,11 +22,17 @@ def start_method(world: int) -> BaseContext | None:
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision.transforms.functional"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the server inherits it, and Python's resource tracker
+    # The server inherits these, and Python's resource tracker: which tells of semaphores that it has to remove itself
+    # where a process of this training ends at once.
+    before, warnings = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING), os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [warnings, "ignore:resource_tracker:UserWarning"]))
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        del os.environ["PYTHONWARNINGS"]
+        if warnings is not None:
+            os.environ["PYTHONWARNINGS"] = warnings
     return context
 
 

@@ -1,0 +1,100 @@
+"""What a grid of paddings and sizes costs against one evaluation for each of its cells.
+
+    python experiments/benchmarks/grid.py --weights lite0.pth --data /path/to/photographs
+
+Both are `pcpad eval`, called in one process, one after the other, so that neither pays for starting torch. Every
+evaluation starts with the images checked already. Writes JSON: seconds of the grid and of each cell, and their ratio.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pcpad.config import EvalSettings
+from pcpad.config.images import DataSettings
+from pcpad.environment import hardware, versions
+from pcpad.evaluation.record import read_records
+from pcpad.evaluation.run import evaluate
+
+
+def seconds(folder: Path, options: argparse.Namespace, paddings: str, sizes: str) -> float:
+    """Wall time of one evaluation, its records in `folder`."""
+    settings = EvalSettings(
+        model=options.model,
+        weights=options.weights,
+        paddings=paddings,
+        sizes=sizes,
+        data=DataSettings(name=options.data, loader=options.loader),
+        batch_size=options.batch_size,
+        out=str(folder),
+    )
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluate(settings)
+    return time.perf_counter() - start
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """The grid, then every cell alone; raises RuntimeError where they do not agree."""
+    paddings, sizes = options.paddings.split(","), options.sizes.split(",")
+    with tempfile.TemporaryDirectory(prefix="pcpad-grid-") as scratch:
+        folder = Path(scratch)
+        seconds(folder / "warm", options, paddings[0], sizes[0])
+        whole = seconds(folder / "grid", options, options.paddings, options.sizes)
+        found = {(r["padding"], r["size"]): r["top1"] for r in read_records(folder / "grid")}
+        cells = []
+        for padding, size in found:
+            alone = folder / f"{padding}-{size}"
+            spent = seconds(alone, options, padding, size)
+            (record,) = read_records(alone)
+            if record["top1"] != found[padding, size]:
+                raise RuntimeError(
+                    f"{padding} at {size}: {record['top1']} right alone, {found[padding, size]} in the grid"
+                )
+            cells.append({"padding": padding, "size": size, "top1": record["top1"], "seconds": round(spent, 2)})
+            print(f"{padding} at {size}: {spent:.1f} s", flush=True)
+        images = record["n"]
+    return {
+        "model": options.model,
+        "images": images,
+        "batch_size": options.batch_size,
+        "loader": record["loader"],
+        "grid_seconds": round(whole, 2),
+        "cells_seconds": round(sum(cell["seconds"] for cell in cells), 2),
+        "ratio": round(whole / sum(cell["seconds"] for cell in cells), 3),
+        "cells": cells,
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "versions": versions(),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="timm/tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="pretrained", help="a file, or the name of the library's weights")
+    parser.add_argument("--data", required=True, help="a folder of class folders")
+    parser.add_argument("--paddings", default="zeros,partial,reflect,replicate,circular")
+    parser.add_argument("--sizes", default="160,192,224,256,288")
+    parser.add_argument("--loader", default="auto", choices=["auto", "dali", "torchvision"])
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args(argv)
+    found = measure(options)
+    text = json.dumps(found, indent=1)
+    print(f"grid {found['grid_seconds']} s, one by one {found['cells_seconds']} s: {found['ratio']}")
+    if options.out:
+        options.out.write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
