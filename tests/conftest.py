@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import signal
 import time
 from functools import cache
 from importlib.metadata import version
@@ -21,6 +22,17 @@ def private_cache(tmp_path_factory):
         patch.setenv("PCPAD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("IMAGENET", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals():
+    """Signals as in a terminal: what runs in the background ignores some, and pcpad leaves that as it is."""
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1), signal.SIG_DFL)
+    handlers[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

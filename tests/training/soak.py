@@ -121,7 +121,8 @@ def soak(folder: Path, times: int, seed: int) -> dict:
             kind = rng.choice(KINDS)
             damage(saved[-1], kind, rng)
             damaged[kind] += 1
-        print(f"{starts}: {way}; {err.strip().splitlines()[-1:] or 'nothing said'}", flush=True)
+        newest = saved[-1].name if saved else "no checkpoint"
+        print(f"{starts}: {way}; {newest}; {err.strip().splitlines()[-1:] or 'nothing said'}", flush=True)
     last, whole = (torch.load(folder / name / "checkpoints/last.pt") for name in ("run", "whole"))
     assert difference(last, whole) is None, difference(last, whole)
     curves = [[json.loads(line) for line in (folder / name / "metrics.jsonl").open()] for name in ("run", "whole")]
@@ -139,6 +140,8 @@ def soak(folder: Path, times: int, seed: int) -> dict:
 
 def main() -> int:
     """Run; 0 where the result is the undisturbed one's."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, and would stay so
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--times", type=int, default=30, help="disturbances, at least (30)")
     parser.add_argument("--seed", type=int, default=0)
