@@ -116,7 +116,7 @@ def test_help_explains_every_option(capsys):
         (["study", "run", "x", "--gpu", "2"], "unknown option --gpu; did you mean 'gpus'?"),
         (["study", "table"], "say which study: pcpad study table NAME"),
         (["report", "x", "--out", "x.pdf"], "out must be a file that ends in .html, not 'x.pdf'"),
-        (["report", "--sutdy", "x"], "unknown option --sutdy; did you mean study?"),
+        (["report", "--sutdy", "x"], "unknown option --sutdy; did you mean 'study'?"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (
