@@ -95,6 +95,36 @@ def test_evaluations_by_size(write, tmp_path):
     assert ["-", "reflect", "64", *["n/a"] * 5] in seen.tables[0]
 
 
+def test_a_single_run_by_its_folder(tmp_path, monkeypatch):
+    """Its epochs as a curve, in the order of their steps, the last one in the table; what run.json says of it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/one"
+    folder.mkdir(parents=True)
+    common = {
+        "schema": 1,
+        "model": "timm/net",
+        "run": "one-1",
+        "checkpoint": "epoch",
+        "padding": "partial",
+        "size": "64",
+    }
+    common |= {"padding_trained": "partial", "n": 200, "top5": None, "settings_digest": "s", "manifest_digest": "m"}
+    lines = [json.dumps(common | {"step": step, "top1": top1}) for step, top1 in ((20, 150), (30, 160), (10, 100))]
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+    about = {"id": "one-1", "settings": {"optim": {"lr": 0.25}}, "classes": ["a"], "hardware": "a machine"}
+    (folder / "run.json").write_text(json.dumps(about))
+    seen = check_page(built("--records", str(folder)))
+    rows = csv_rows("one-training-net.csv")
+    assert [(row["epoch"], row["top1_percent"], row["of"]) for row in rows] == [
+        ("1", "50.0", "one-1"),
+        ("2", "75.0", "one-1"),
+        ("3", "80.0", "one-1"),
+    ]
+    assert [row[4] for row in seen.tables[0][1:]] == ["160"]
+    assert any(["settings.optim.lr", "0.25"] in table for table in seen.tables)
+    assert not any(cell == "classes" for table in seen.tables for row in table for cell in row)
+
+
 def test_border_profiles_are_those_of_the_records(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_page(built("--records", str(ROOT / "experiments/border/exact")))

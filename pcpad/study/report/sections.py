@@ -161,7 +161,11 @@ def record_blocks(folder: Path, records: list[dict]) -> list[Block]:
 
 def record_table(records: list[dict], impossible: list[dict]) -> str:
     """One row for each evaluation, in Markdown; of a run's epochs only the last."""
-    epochs = {(r["run"], r["padding"], r["size"]): r for r in records if r["checkpoint"] == "epoch"}
+    epochs = {
+        (r["run"], r["padding"], r["size"]): r
+        for r in sorted(records, key=lambda r: r["step"] or 0)
+        if r["checkpoint"] == "epoch"
+    }
     rows = []
     for record in [r for r in records if r["checkpoint"] != "epoch"] + list(epochs.values()):
         n = record["n"]
