@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border inspect study table tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train eval border inspect study table report tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -45,6 +45,9 @@ study: $(READY) ## run what is missing of STUDY; ARGS='--dry_run' lists its runs
 
 table: $(READY) ## make the tables of STUDY from its results
 	@$(PCPAD) study table $(call option,STUDY,--study) $(ARGS)
+
+report: $(READY) ## one HTML page of STUDY, or of all studies, with tables and figures, from records alone
+	@$(PCPAD) report $(call option,STUDY,--study) $(call option,OUT,--out) $(ARGS)
 
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)

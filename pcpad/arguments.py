@@ -20,6 +20,7 @@ COMMANDS = {
     "data check": "decode every image of a data set once and name the damaged ones",
     "study run": "run what is missing of a study: networks x paddings x seeds",
     "study table": "make the tables of a study from its results, without torch",
+    "report": "make one HTML page of a study's tables and figures, or of all studies, without torch",
 }
 
 

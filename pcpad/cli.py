@@ -11,6 +11,7 @@ from pcpad.config import (
     CheckSettings,
     EvalSettings,
     InspectSettings,
+    ReportSettings,
     StudyRunSettings,
     StudyTableSettings,
     TrainSettings,
@@ -23,7 +24,7 @@ from pcpad.config import (
 USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
-STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings}
+STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "report": ReportSettings}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,6 +104,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.study.tables import make_tables
 
             make_tables(settings.study)
+        elif command == "report":
+            from pcpad.study.report.report import make_report
+
+            make_report(settings)
         else:
             from pcpad.evaluation.run import evaluate
 

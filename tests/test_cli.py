@@ -23,7 +23,7 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, eval, border, inspect, data check, study run, study table"
+ALL = "train, eval, border, inspect, data check, study run, study table, report"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -115,6 +115,8 @@ def test_help_explains_every_option(capsys):
         (["study", "run", "x", "--jobs", "0"], "jobs must be at least 1, not 0"),
         (["study", "run", "x", "--gpu", "2"], "unknown option --gpu; did you mean 'gpus'?"),
         (["study", "table"], "say which study: pcpad study table NAME"),
+        (["report", "x", "--out", "x.pdf"], "out must be a file that ends in .html, not 'x.pdf'"),
+        (["report", "--sutdy", "x"], "unknown option --sutdy; did you mean 'study'?"),
         (["train", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["train", "--lr", "1"], "unknown option --lr; did you mean optim.lr?"),
         (

@@ -101,6 +101,7 @@ def test_the_command_line_loads_torch_only_when_it_trains():
         ["eval", "--help"],
         ["border", "--help"],
         ["study", "table", "--help"],
+        ["report", "--help"],
     ):
         done = run(code.format(argv))
         assert done.returncode == 0, done.stderr

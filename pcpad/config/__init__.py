@@ -5,7 +5,7 @@ from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
-from pcpad.config.study import StudyRunSettings, StudyTableSettings
+from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSettings
 from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "InspectSettings",
     "OptimSettings",
     "PreprocessSettings",
+    "ReportSettings",
     "SaveSettings",
     "ScheduleSettings",
     "StudyRunSettings",

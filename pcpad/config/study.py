@@ -1,6 +1,7 @@
-"""Settings of ``pcpad study run`` and ``pcpad study table``."""
+"""Settings of ``pcpad study run``, ``pcpad study table`` and ``pcpad report``."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pcpad.config.fields import check
 
@@ -43,3 +44,18 @@ class StudyTableSettings:
 
     def __post_init__(self):
         check_study(self.study, "table")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """Make one HTML page of tables and figures from records alone: of a study, or of all in experiments/."""
+
+    study: str | None = None
+    """A folder of experiments/ by name, or a path; or the first word of the call; all if nothing is given."""
+    records: str | None = None
+    """A folder with records of evaluations or of border, such as one of runs/; beside the study, or alone."""
+    out: str | None = None
+    """File of the page; reports/NAME.html if not given. Figures go into a folder beside it, as SVG and CSV."""
+
+    def __post_init__(self):
+        check(self.out is None or Path(self.out).suffix == ".html", "out", self.out, "a file that ends in .html")

@@ -1,15 +1,24 @@
 """Markdown that is made: tables, and their place in a README."""
 
 import os
+import re
 from pathlib import Path
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+BAR = r"\|"
+"""A bar inside a cell, which would else end it."""
 
 
 def table(head: list[str], rows: list[list[str]], numbers_from: int) -> str:
     """A Markdown table; columns from the given one on are aligned to the right."""
     lines = [head, ["---" if i < numbers_from else "---:" for i in range(len(head))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(text.replace('|', BAR) for text in line)} |" for line in lines)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line of such a table."""
+    inside = line.strip().removeprefix("|").removesuffix("|")
+    return [text.strip().replace(BAR, "|") for text in re.split(r"(?<!\\)\|", inside)]
 
 
 def put_into(readme: Path, text: str) -> bool:

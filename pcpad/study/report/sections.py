@@ -1,0 +1,212 @@
+"""The sections of a page: what a folder's records have to show, each only where there is something."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pcpad.config import nearest
+from pcpad.evaluation.border_report import RECORDS, read_border
+from pcpad.evaluation.border_tables import tables as border_tables
+from pcpad.statistics import decimals, rounded, wilson
+from pcpad.study import plan as study_plan
+from pcpad.study.markdown import table as markdown_table
+from pcpad.study.plan import HOME, load_plan
+from pcpad.study.report import facts
+from pcpad.study.report.border_charts import border_charts
+from pcpad.study.report.charts import Chart
+from pcpad.study.report.from_markdown import to_html
+from pcpad.study.report.page import Markup, element, joined
+from pcpad.study.report.study_charts import (
+    difference_chart,
+    record_charts,
+    same_evaluation,
+    size_charts,
+    subject_of,
+    training_charts,
+)
+from pcpad.study.results import read_results
+from pcpad.study.tables import tables_of
+from pcpad.training.logbook import read_lines
+
+EVALUATION = {"schema", "model", "padding", "size", "n", "top1", "settings_digest", "checkpoint"}
+"""Keys that tell a record of an evaluation from a line of another file."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A heading with HTML or with figures below it."""
+
+    title: str
+    content: Markup | None = None
+    charts: tuple[Chart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page says of one folder."""
+
+    name: str
+    title: str
+    lead: Markup
+    blocks: tuple[Block, ...]
+
+
+def folders_of_studies() -> list[Path]:
+    """Every folder of experiments/ that has something to show."""
+    return [path for path in sorted(HOME.glob("*")) if path.is_dir() and has_records(path)]
+
+
+def has_records(folder: Path) -> bool:
+    """Whether a folder holds a study, border records or records of evaluations."""
+    return (folder / study_plan.FILE).is_file() or bool(border_files(folder) or record_files(folder))
+
+
+def find(study: str) -> Path:
+    """The folder of a study by its name in experiments/, or by its path.
+
+    Raises:
+        ValueError: there is no such folder, or nothing in it; names those there are.
+    """
+    for folder in (HOME / study, Path(study)):
+        if folder.is_dir() and has_records(folder):
+            return folder
+    known = [path.name for path in folders_of_studies()]
+    listed = f"choose from {', '.join(known)}, or a path" if known else f"no folder of {HOME}/ here has records"
+    raise ValueError(f"unknown study {study!r}: {listed}{nearest(study, known)}")
+
+
+def border_files(folder: Path) -> list[Path]:
+    """Records of ``pcpad border`` in a folder and those below it."""
+    return [*folder.glob(RECORDS), *sorted(folder.glob(f"*/{RECORDS}"))]
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Files of evaluation records in a folder: records.jsonl first, then others whose first line is such a record."""
+
+    def is_record(path: Path) -> bool:
+        with open(path, errors="replace") as file:
+            line = file.readline()
+        try:
+            content = json.loads(line)
+        except ValueError:
+            return path.name == "records.jsonl" and bool(line.strip())  # to be named as damaged where it is read
+        return isinstance(content, dict) and set(content) >= EVALUATION
+
+    files = [path for path in folder.glob("*.jsonl") if is_record(path)]
+    return sorted(files, key=lambda path: (path.name != "records.jsonl", path.name))
+
+
+def part_of(folder: Path) -> Part:
+    """All that a folder has to show.
+
+    Raises:
+        ValueError: a study or a record is damaged; names the file.
+    """
+    name = folder.resolve().name
+    title, lead, blocks = heading_of(folder) or name, element("p", "Records in ", element("code", str(folder)), "."), []
+    if (folder / study_plan.FILE).is_file():
+        plan = load_plan(str(folder))
+        title = plan.title
+        lead = joined([element("p", plan.question), element("p", "Study ", element("code", plan.name), class_="soft")])
+        blocks += study_blocks(plan)
+    records = [record for path in record_files(folder) for record in read_lines(path)]
+    if records:
+        blocks += record_blocks(folder, records)
+    for path in border_files(folder):
+        within = "" if path.parent == folder else f"{path.parent.name}: "
+        blocks += border_blocks(read_border(path.parent), within)
+    return Part(name, title, lead, tuple(blocks))
+
+
+def heading_of(folder: Path) -> str | None:
+    """The first heading of a folder's README; None without one."""
+    path = folder / "README.md"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line[2:].strip() for line in lines if line.startswith("# ")), None)
+
+
+def study_blocks(plan) -> list[Block]:
+    """Of a study: tables, figures, surgery, settings."""
+    entries = read_results(plan.folder)
+    text, _ = tables_of(plan, entries)
+    blocks = [Block("Tables", to_html(text, f"Table of {plan.title}"))]
+    difference = difference_chart(plan, entries) if {"training", "published"} & set(plan.tables) else None
+    blocks += [Block("Differences", charts=(difference,))] if difference else []
+    sizes = size_charts(plan, entries)
+    blocks += [Block("Accuracy against size", charts=tuple(sizes))] if sizes else []
+    curves = training_charts(plan, entries) if plan.source is None else []
+    blocks += [Block("Training", charts=tuple(curves))] if curves else []
+    done = facts.surgery({run.name: run.folder for run in plan.runs}) if plan.source is None else None
+    blocks += [Block("Surgery", done)] if done else []
+    settings = [made for made in (facts.run_facts(entries), facts.evaluation_facts(entries)) if made]
+    blocks += [Block("How it was made", joined(settings, "\n"))] if settings else []
+    return blocks
+
+
+def record_blocks(folder: Path, records: list[dict]) -> list[Block]:
+    """Of plain records: a table, accuracy against size, training curves of a run, surgery, settings."""
+    records = list({same_evaluation(record): record for record in records}.values())
+    text = record_table(records, facts.not_applicable(folder))
+    blocks = [Block("Evaluations", to_html(text, f"Evaluations in {folder.name}"))]
+    charts = record_charts(records)
+    for title, wanted in (("Accuracy against size", "size-"), ("Training", "training-")):
+        found = tuple(chart for chart in charts if chart.name.startswith(wanted))
+        blocks += [Block(title, charts=found)] if found else []
+    done = facts.surgery({folder.resolve().name: folder})
+    blocks += [Block("Surgery", done)] if done else []
+    settings = [made for made in (facts.run_about(folder), facts.record_facts(records)) if made]
+    return [*blocks, Block("How it was made", joined(settings, "\n"))]
+
+
+def record_table(records: list[dict], impossible: list[dict]) -> str:
+    """One row for each evaluation, in Markdown; of a run's epochs only the last."""
+    epochs = {
+        (r["run"], r["padding"], r["size"]): r
+        for r in sorted(records, key=lambda r: r["step"] or 0)
+        if r["checkpoint"] == "epoch"
+    }
+    rows = []
+    for record in [r for r in records if r["checkpoint"] != "epoch"] + list(epochs.values()):
+        n = record["n"]
+        low, high = (100 * end for end in wilson(record["top1"], n))
+        places = decimals((high - low) / 2, 100 / n)
+        top1, top5 = (None if record[key] is None else 100 * record[key] / n for key in ("top1", "top5"))
+        interval = f"{rounded(low, places)} to {rounded(high, places)}"
+        numbers = [str(n), str(record["top1"]), rounded(top1, places), interval, rounded(top5, places)]
+        rows.append([subject_of(record), record["padding"], record["size"], *numbers])
+    for cell in impossible:
+        rows.append([cell.get("model", "-"), cell["padding"], cell["size"], *["n/a"] * 5])
+    told = "In percent of n images; intervals are those of one accuracy over the images (Wilson, 95%)."
+    if epochs:
+        told += " Of each run's epochs the last one."
+    head = ["network", "padding", "size", "n", "right", "top-1", "95% interval", "top-5"]
+    parts = [told, markdown_table(head, rows, 3)]
+    reasons = dict.fromkeys(cell["reason"] for cell in impossible)
+    parts += ["n/a, not applicable:", "\n".join(f"- {reason}" for reason in reasons)] if reasons else []
+    return "\n\n".join(parts)
+
+
+def border_blocks(records: list[dict], within: str) -> list[Block]:
+    """Of one call of ``pcpad border``: figures, tables, settings.
+
+    Args:
+        within: stands before each title, to tell it from others.
+    """
+    charts = border_charts(records)
+    if within:
+        before = slug(within)
+        charts = [replace(chart, name=f"{before}-{chart.name}") for chart in charts]
+    text = border_tables(records).partition("## ")
+    lead = to_html(text[0].partition("\n\n")[2], "")
+    tables = to_html(text[1] + text[2], "")
+    return [
+        Block(f"{within}Border profiles of {records[0]['model']}", lead, tuple(charts)),
+        Block(f"{within}Border tables", tables),
+        Block(f"{within}How it was measured", facts.border_facts(records)),
+    ]
+
+
+def slug(text: str) -> str:
+    """Text as an id and the name of a file: small letters, digits, points, dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "x"

@@ -1,0 +1,139 @@
+"""The numbers of a report's figures, from the CSV beside it, against what is worked out here by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pcpad.study.plan import load_plan
+from tests.study.pages import GRID, ROOT, built, check_page, csv_rows, result
+
+
+def test_own_best_epochs_beside_published_ones(write):
+    """Published 60, 62 and 63, 67: 4 more. Own best epochs 61, 63 and 70, 72: 9 more, though the last ones are not."""
+    folder = Path("experiments/tiny")
+    folder.mkdir(parents=True)
+    lines = [
+        "network,padding,run1,run2,average,diff,stdev",
+        "test_byobnet,zeros,60,62,,,",
+        "test_byobnet,partial,63,67,,,",
+    ]
+    (folder / "p.csv").write_text("\n".join(lines) + "\n")
+    grid = GRID | {"padding": ["zeros", "partial"], "seed": [0, 1]}
+    write(grid=grid, published="p.csv", tables=["training", "published"])
+    tops = {"zeros": [[61, 50], [63, 50]], "partial": [[70, 1], [72, 1]]}
+    lines = [json.dumps(result(run, tops[run.padding][run.settings.seed])) for run in load_plan("tiny").runs]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    check_page(built("tiny"))
+    rows = {row["of"]: row for row in csv_rows("tiny-differences.csv")}
+    assert {of: float(row["difference"]) for of, row in rows.items()} == {"published": 4, "own, best epoch": 9}
+    half = 4.3026527 * math.sqrt(1 + 1)  # both deviations are the root of 2, so t has 2 degrees of freedom
+    assert float(rows["own, best epoch"]["high"]) == pytest.approx(9 + half)
+
+
+def test_a_studys_accuracy_by_size(write):
+    """Right 600, 620, 640 of 1,000 with its own padding at 32: mean 62, deviation 2; two sizes of each padding."""
+    grid = GRID | {"padding": ["zeros", "partial"]}
+    folder = write(grid=grid, evaluate={"paddings": "own", "sizes": [32, 64]}, tables=["resolution"], data="/images")
+    lines = []
+    for run in load_plan("tiny").runs:
+        for size in ("32", "64"):
+            entry = {"kind": "evaluation", "name": run.name, "status": "done", "padding": run.padding, "n": 1000}
+            entry |= {"padding_evaluated": run.padding, "size": size, "run_digest": run.digest("dali")}
+            entry |= {"top1": 600 + 20 * run.settings.seed + int(size) - 32, "record": {"loader": "dali"}}
+            entry["record"] |= {"manifest_digest": "m", "hardware": "a machine"}
+            lines.append(json.dumps(entry))
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    seen = check_page(built("tiny"))
+    rows = {(row["padding"], row["size"]): row for row in csv_rows("tiny-size-test-byobnet.csv")}
+    assert len(rows) == 4
+    half = 4.3026527 * 2 / math.sqrt(3)
+    row = [float(rows["partial", "32"][key]) for key in ("top1_percent", "low", "high")]
+    assert row == pytest.approx([62, 62 - half, 62 + half])
+    assert ["test_byobnet", "partial", "62.0 ± 5.0", "65.2 ± 5.0"] in seen.tables[0]
+    assert any("62.0 (57.0 to 67.0)" in cell for table in seen.tables for line in table for cell in line)
+
+
+def test_evaluations_by_size(write, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    common = {
+        "schema": 1,
+        "model": "timm/net",
+        "run": None,
+        "checkpoint": "w.pth",
+        "step": None,
+        "padding_trained": None,
+    }
+    common |= {"n": 1000, "top5": 950, "weights_digest": "w", "manifest_digest": "m"}
+    cells = [("zeros", "64", 500), ("zeros", "128", 799), ("partial", "64", 400), ("partial", "128", 640)]
+    cells += [("zeros", "native:64", 510), ("zeros", "64", 610)]  # the last one again: it counts
+    lines = [
+        json.dumps(common | {"padding": p, "size": s, "top1": top1, "settings_digest": f"{p}{s}"})
+        for p, s, top1 in cells
+    ]
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "not_applicable.jsonl").write_text(
+        json.dumps({"padding": "reflect", "size": "64", "reason": "too small"})
+    )
+    seen = check_page(built("--records", str(folder)))
+    rows = {(r["panel"], r["padding"], r["size"]): r for r in csv_rows("some-size-net-w.pth.csv")}
+    assert len(rows) == 5
+    row = rows["", "zeros", "128"]
+    z, p, n = 1.959964, 0.799, 1000  # Wilson's interval by hand
+    middle, half = (
+        (p + z * z / 2 / n) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z**2 / 4 / n**2),
+    )
+    assert [float(row[k]) for k in ("top1_percent", "low", "high")] == pytest.approx(
+        [79.9, 100 * (middle - half), 100 * (middle + half)]
+    )
+    assert float(rows["", "zeros", "64"]["top1_percent"]) == 61
+    assert rows["shorter side, no crop", "zeros", "64"]["top1_percent"] == "51.0"
+    assert ["net (w.pth)", "zeros", "128", "1000", "799", "79.9", "77.3 to 82.3", "95.0"] in seen.tables[0]
+    assert ["-", "reflect", "64", *["n/a"] * 5] in seen.tables[0]
+
+
+def test_a_single_run_by_its_folder(tmp_path, monkeypatch):
+    """Its epochs as a curve, in the order of their steps, the last one in the table; what run.json says of it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/one"
+    folder.mkdir(parents=True)
+    common = {
+        "schema": 1,
+        "model": "timm/net",
+        "run": "one-1",
+        "checkpoint": "epoch",
+        "padding": "partial",
+        "size": "64",
+    }
+    common |= {"padding_trained": "partial", "n": 200, "top5": None, "settings_digest": "s", "manifest_digest": "m"}
+    lines = [json.dumps(common | {"step": step, "top1": top1}) for step, top1 in ((20, 150), (30, 160), (10, 100))]
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+    about = {"id": "one-1", "settings": {"optim": {"lr": 0.25}}, "classes": ["a"], "hardware": "a machine"}
+    (folder / "run.json").write_text(json.dumps(about))
+    seen = check_page(built("--records", str(folder)))
+    rows = csv_rows("one-training-net.csv")
+    assert [(row["epoch"], row["top1_percent"], row["of"]) for row in rows] == [
+        ("1", "50.0", "one-1"),
+        ("2", "75.0", "one-1"),
+        ("3", "80.0", "one-1"),
+    ]
+    assert [row[4] for row in seen.tables[0][1:]] == ["160"]
+    assert any(["settings.optim.lr", "0.25"] in table for table in seen.tables)
+    assert not any(cell == "classes" for table in seen.tables for row in table for cell in row)
+
+
+def test_border_profiles_are_those_of_the_records(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_page(built("--records", str(ROOT / "experiments/border/exact")))
+    rows = csv_rows("exact-fidelity.csv")
+    records = map(json.loads, (ROOT / "experiments/border/exact/border.jsonl").read_text().splitlines())
+    (record,) = [r for r in records if r.get("layer") == "blocks.1.1.conv_dw" and r["padding"] == "partial"]
+    own = [r for r in rows if r["padding"] == "partial" and r["panel"].startswith("blocks.1.1.conv_dw")]
+    assert len(own) >= 4
+    for row in own:
+        ring = int(row["distance"])
+        wanted = 100 * math.sqrt(record["error"][ring] / record["true"][ring])
+        assert float(row["relative_error_percent"]) == pytest.approx(wanted)
