@@ -175,3 +175,26 @@ def test_check_works_without_a_writable_cache(data, monkeypatch):
     found = catalogue.open_for_training(str(data)).val
     assert check_images(found, workers=1) == 4
     assert check_images(found, workers=1) == 4
+
+
+def test_what_was_checked_before_an_interruption_is_remembered(tmp_path, monkeypatch):
+    """Hours of decoding are not lost with Ctrl-C: what was found intact is written down."""
+    (tmp_path / "images/a").mkdir(parents=True)
+    for i in range(7):
+        Image.new("RGB", (4, 5)).save(tmp_path / f"images/a/{i}.png")
+    found = list_images(tmp_path / "images", {"a": 0})
+    right, looked = manifest.check_image, []
+
+    def interrupted(path):
+        looked.append(path)
+        if len(looked) == 6:
+            raise KeyboardInterrupt
+        return right(path)
+
+    monkeypatch.setattr(manifest, "CHUNK", 2)
+    monkeypatch.setattr(manifest, "check_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.decode_images(found, workers=1)
+    monkeypatch.setattr(manifest, "check_image", right)
+    assert manifest.decode_images(found, workers=1) == (2, [])
+    assert manifest.decode_images(found, workers=1) == (0, [])
