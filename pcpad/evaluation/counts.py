@@ -51,28 +51,33 @@ class Tally:
         self.num_classes, self.k = num_classes, min(5, num_classes)
         self.index, self.label = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
         self.predictions = [torch.zeros(0, self.k, dtype=torch.int32)]
-        self.loss = torch.zeros((), dtype=torch.float64)
+        self.losses = [torch.zeros((), dtype=torch.float64)]
         self.seconds = 0.0
 
     def add(self, logits: Tensor, batch: Batch) -> None:
         """Count a batch; `logits` are ``(B, num_classes)``."""
         logits = logits.float()
-        self.loss += nn.functional.cross_entropy(logits, batch.labels, reduction="sum").cpu().double()
+        self.losses.append(nn.functional.cross_entropy(logits, batch.labels, reduction="sum").cpu().double())
         self.predictions.append(logits.topk(self.k, dim=1).indices.to("cpu", torch.int32))
         self.label.append(batch.labels.cpu())
-        self.index.append(batch.index)
+        self.index.append(batch.index)  # the last: what was interrupted before it does not count
+
+    def whole(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Index, label, predictions and sum of losses of the batches that were counted to their end."""
+        cut = len(self.index)
+        index, label, top = (torch.cat(part[:cut]) for part in (self.index, self.label, self.predictions))
+        return index, label, top, torch.stack(self.losses[:cut]).sum()
 
     def state(self) -> dict[str, np.ndarray]:
         """All of it as arrays; index, label and top5 as in a record's .npz."""
-        parts = {"index": self.index, "label": self.label, "top5": self.predictions}
-        arrays = {name: torch.cat(part).numpy() for name, part in parts.items()}
-        return arrays | {"loss": self.loss.numpy(), "seconds": np.float64(self.seconds)}
+        arrays = zip(("index", "label", "top5", "loss"), self.whole(), strict=True)
+        return {name: array.numpy() for name, array in arrays} | {"seconds": np.float64(self.seconds)}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Go on from what `state` gave."""
         arrays = [[torch.from_numpy(state[name])] for name in ("index", "label", "top5")]
         self.index, self.label, self.predictions = arrays
-        self.loss, self.seconds = torch.tensor(float(state["loss"]), dtype=torch.float64), float(state["seconds"])
+        self.losses, self.seconds = [torch.tensor(float(state["loss"]), dtype=torch.float64)], float(state["seconds"])
 
     def counts(self, expected: int, world: World | None = None) -> Counts:
         """The result over all processes, which have to ask for it together.
@@ -81,8 +86,8 @@ class Tally:
             RuntimeError: the images seen are not each of `expected` once.
         """
         world = world or World()
-        parts = (self.index, self.label, self.predictions)
-        seen, labels, top = (world.gather(torch.cat(part)) for part in parts)
+        *parts, loss = self.whole()
+        seen, labels, top = (world.gather(part) for part in parts)
         order = torch.argsort(seen)
         seen, labels, top = seen[order], labels[order], top[order]
         if not torch.equal(seen, torch.arange(expected)):
@@ -95,7 +100,7 @@ class Tally:
             index=seen.numpy(),
             label=labels.numpy(),
             predictions=top.numpy(),
-            loss=float(world.sum(self.loss)) / expected,
+            loss=float(world.sum(loss)) / expected,
             seconds=self.seconds,
         )
 

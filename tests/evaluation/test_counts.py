@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pcpad.data.batch import Batch, EvalTransform
-from pcpad.evaluation.counts import count
+from pcpad.evaluation.counts import Tally, count
 from pcpad.evaluation.record import make_record, read_records, write_record
 from pcpad.evaluation.run import parse_paddings, parse_sizes
 from pcpad.padding import PADDING_MODES
@@ -127,3 +127,25 @@ def test_grids():
     for text in ("a", "128,,160", "0", "-1", "native:", "own:224", "native:0"):
         with pytest.raises(ValueError, match="positive integers"):
             parse_sizes(text)
+
+
+def test_a_batch_that_was_interrupted_half_way_does_not_count():
+    """Ctrl-C may come between any two lines: what is kept of an evaluation holds whole batches only."""
+    first, second = batches([0, 1, 2, 0], [2, 2])
+    tally = Tally(3)
+    tally.add(torch.eye(3)[[0, 1]], first)
+    before = {name: value.tolist() for name, value in tally.state().items()}
+
+    class Interrupting:
+        labels = second.labels
+
+        @property
+        def index(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tally.add(torch.eye(3)[[2, 1]], Interrupting())
+    assert {name: value.tolist() for name, value in tally.state().items()} == before
+    tally.load(tally.state())
+    tally.add(torch.eye(3)[[2, 1]], second)
+    assert (tally.counts(4).top1, tally.counts(4).predictions[:, 0].tolist()) == (3, [0, 1, 2, 1])
