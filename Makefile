@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border inspect study table report tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train eval border inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -48,6 +48,9 @@ table: $(READY) ## make the tables of STUDY from its results
 
 report: $(READY) ## one HTML page of STUDY, or of all studies, with tables and figures, from records alone
 	@$(PCPAD) report $(call option,STUDY,--study) $(call option,OUT,--out) $(ARGS)
+
+doctor: $(READY) ## say what is installed, whether it works, and what a training would use
+	@$(PCPAD) doctor $(call option,DATA,--data) $(ARGS)
 
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)

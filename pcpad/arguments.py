@@ -21,6 +21,7 @@ COMMANDS = {
     "study run": "run what is missing of a study: networks x paddings x seeds",
     "study table": "make the tables of a study from its results, without torch",
     "report": "make one HTML page of a study's tables and figures, or of all studies, without torch",
+    "doctor": "say what is installed, whether it works, and what a training would use",
 }
 
 

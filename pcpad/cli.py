@@ -9,6 +9,7 @@ from pcpad.arguments import COMMANDS, parse, train_settings
 from pcpad.config import (
     BorderSettings,
     CheckSettings,
+    DoctorSettings,
     EvalSettings,
     InspectSettings,
     ReportSettings,
@@ -64,6 +65,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(BorderSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command == "doctor":
+            settings = parse(DoctorSettings, rest, command)
         elif command in STUDY:
             first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(STUDY[command], first, command)
@@ -84,6 +87,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.study.launch import run_study
 
             return run_study(settings)
+        if command == "doctor":
+            from pcpad.doctor import doctor
+
+            return 0 if doctor(settings) else 1
         if command == "inspect":
             from pcpad.inspection import inspect_model
 

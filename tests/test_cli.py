@@ -23,7 +23,7 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, eval, border, inspect, data check, study run, study table, report"
+ALL = "train, eval, border, inspect, data check, study run, study table, report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 

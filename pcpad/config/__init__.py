@@ -1,7 +1,7 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
 from pcpad.config.border import BorderSettings
-from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
+from pcpad.config.commands import CheckSettings, DoctorSettings, EvalSettings, InspectSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
@@ -13,6 +13,7 @@ __all__ = [
     "BorderSettings",
     "CheckSettings",
     "DataSettings",
+    "DoctorSettings",
     "EvalSettings",
     "InspectSettings",
     "OptimSettings",

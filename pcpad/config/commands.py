@@ -1,4 +1,4 @@
-"""Settings of the other commands: eval, inspect, data check."""
+"""Settings of the other commands: eval, inspect, data check, doctor."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,3 +105,15 @@ class CheckSettings:
 
     def __post_init__(self):
         check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """What is installed, whether it works, and what a training would use: on one screen, for a bug report."""
+
+    data: str = "auto"
+    """The images to look for, as in train."""
+    loader: Literal["auto", "dali", "torchvision"] = "auto"
+    """The loader to use, as in train; a problem if it does not import."""
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """The device to try, as in train."""
