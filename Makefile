@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train eval border export inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -36,6 +36,9 @@ eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS a
 
 border: $(READY) ## what each of PADS does to features near the border: RUN, or MODEL with ARGS='--weights FILE'; no labels needed
 	@$(PCPAD) border $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PADS,--paddings) $(call option,SIZES,--size) $(call option,DATA,--data.name) $(call option,SEED,--seed) $(call option,OUT,--out) $(ARGS)
+
+export: $(READY) ## write RUN (or MODEL with ARGS='--weights FILE') in its padding mode: ARGS='--format timm|onnx|torch'
+	@$(PCPAD) export $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
 
 inspect: $(READY) ## show what PAD would do to each layer of MODEL at SIZES, without weights
 	@$(PCPAD) inspect $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)

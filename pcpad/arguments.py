@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train one network with one padding, evaluate and record it",
     "eval": "evaluate a run, or a model with weights, over paddings and sizes",
     "border": "measure what each padding does to features near the border, without labels",
+    "export": "write a network in its padding mode for use elsewhere: timm folder, ONNX, torch.export",
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
     "data check": "decode every image of a data set once and name the damaged ones",
     "study run": "run what is missing of a study: networks x paddings x seeds",

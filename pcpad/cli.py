@@ -11,6 +11,7 @@ from pcpad.config import (
     CheckSettings,
     DoctorSettings,
     EvalSettings,
+    ExportSettings,
     InspectSettings,
     ReportSettings,
     StudyRunSettings,
@@ -63,6 +64,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(EvalSettings, rest, command)
         elif command == "border":
             settings = parse(BorderSettings, rest, command)
+        elif command == "export":
+            settings = parse(ExportSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
         elif command == "doctor":
@@ -107,6 +110,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "export":
+            from pcpad.export.export import export
+
+            export(settings)
         elif command == "study table":
             from pcpad.study.tables import make_tables
 

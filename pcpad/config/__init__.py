@@ -2,6 +2,7 @@
 
 from pcpad.config.border import BorderSettings
 from pcpad.config.commands import CheckSettings, DoctorSettings, EvalSettings, InspectSettings
+from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
@@ -15,6 +16,7 @@ __all__ = [
     "DataSettings",
     "DoctorSettings",
     "EvalSettings",
+    "ExportSettings",
     "InspectSettings",
     "OptimSettings",
     "PreprocessSettings",
