@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border export inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train adapt eval border export inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -30,6 +30,10 @@ setup: $(READY) ## make .venv with exact versions (any target does this on first
 train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
 	$(if $(PADS),$(error make train takes one padding: PAD=$(PADS)))
 	@$(PCPAD) train $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
+
+adapt: $(READY) ## bring MODEL's weights (ARGS='--weights FILE', the library's if not given) to PAD on DATA; RUN=runs/... resumes
+	$(if $(PADS),$(error make adapt takes one padding: PAD=$(PADS)))
+	@$(PCPAD) adapt $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
 
 eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES
 	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, parse, train_settings
+from pcpad.arguments import COMMANDS, adapt_arguments, parse, train_settings
 from pcpad.config import (
     BorderSettings,
     CheckSettings,
@@ -58,6 +58,8 @@ def run(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
+        if command == "adapt":
+            command, rest = "train", adapt_arguments(rest)
         if command == "train":
             settings = train_settings(rest)
         elif command == "eval":

@@ -24,7 +24,7 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, eval, border, export, inspect, data check, study run, study table, report, doctor"
+ALL = "train, adapt, eval, border, export, inspect, data check, study run, study table, report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 

@@ -1,5 +1,6 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
+from pcpad.config.adapt import AdaptSettings
 from pcpad.config.border import BorderSettings
 from pcpad.config.commands import CheckSettings, DoctorSettings, EvalSettings, InspectSettings
 from pcpad.config.export import ExportSettings
@@ -10,6 +11,7 @@ from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSetti
 from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
+    "AdaptSettings",
     "AugmentSettings",
     "BorderSettings",
     "CheckSettings",

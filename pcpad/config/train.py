@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pcpad.config.adapt import AdaptSettings
 from pcpad.config.fields import aside, check, check_size
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 
@@ -89,6 +90,8 @@ class TrainSettings:
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False
     """Start with a new classifier where the weights have another number of classes."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """From weights of zero padding to another padding."""
     zero_init: bool = False
     """Start the residual branches of torchvision's ResNets at zero (Goyal et al., arXiv:1706.02677); timm's do."""
     data: DataSettings = field(default_factory=DataSettings)
@@ -102,7 +105,7 @@ class TrainSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
     epochs: int = 100
-    """Passes over the training images."""
+    """Passes over the training images; 0, with adapt.first, only evaluates and recalibrates."""
     batch_size: int = 192
     """Images of one optimizer step, over all processes and all parts."""
     accumulate: int = 1
@@ -148,7 +151,7 @@ class TrainSettings:
 
     def __post_init__(self):
         check_size(self.size)
-        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        check(self.epochs >= (0 if self.adapt.first else 1), "epochs", self.epochs, "at least 1")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         batch = self.eval_batch_size
         check(batch is None or batch >= 1, "eval_batch_size", batch, "at least 1")
@@ -158,7 +161,9 @@ class TrainSettings:
         check(0 <= self.seed < 2**31, "seed", self.seed, "in 0..2147483647")
         check(self.log_seconds >= 0, "log_seconds", self.log_seconds, "at least 0")
         total = self.schedule.warmup_epochs
-        check(total <= self.epochs, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})")
+        check(
+            total <= self.epochs or self.epochs == 0, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})"
+        )
         check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
         check(self.nodes >= 1, "nodes", self.nodes, "at least 1")

@@ -73,7 +73,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         size=trained["size"],
         native=trained["data"].get("native", False),
         padding=trained["padding"],
-        power=trained["power"] if settings.power is None else settings.power,
+        power=content.get("power", trained["power"]) if settings.power is None else settings.power,
         on_small=settings.on_small or trained["on_small"],
         facts={
             "run": run["id"],
