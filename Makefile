@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train adapt eval border export inspect study table report doctor tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train adapt eval border export inspect study table report doctor docs tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -58,6 +58,9 @@ report: $(READY) ## one HTML page of STUDY, or of all studies, with tables and f
 
 doctor: $(READY) ## say what is installed, whether it works, and what a training would use
 	@$(PCPAD) doctor $(call option,DATA,--data) $(ARGS)
+
+docs: $(READY) ## build the documentation into build/docs, with warnings as errors
+	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs && echo "written: build/docs/index.html"
 
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)
