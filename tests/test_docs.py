@@ -46,6 +46,7 @@ def test_every_page_is_built_with_its_pictures_and_loads_nothing(site):
     assert (site / "html/padding.html").read_text().count("<img") == 4
 
 
+@pytest.mark.slow
 def test_a_reference_to_nowhere_fails_the_build(site):
     page = site / "docs/install.md"
     page.write_text(page.read_text() + "\n[](nowhere.md)\n")
