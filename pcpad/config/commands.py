@@ -44,7 +44,9 @@ class EvalSettings:
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None
-    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio;
+    `cut:16@224` a variant of the square of 224 with its outer 16 pixels cut off; `blank`, `noise` and `blur` replace
+    them, `shift:16@224` moves the window right and down."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)

@@ -153,8 +153,8 @@ def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
     sizes = tuple(str(size) for size in content["sizes"])
     for size in sizes:
-        fine = re.fullmatch(r"(native:)?[1-9]\d*", size)
-        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, or native:N")
+        fine = re.fullmatch(r"(native:|\w+:[1-9]\d*@)?[1-9]\d*", size)
+        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, native:N or KIND:WIDTH@N")
     return tuple(str(padding) for padding in content["paddings"]), sizes
 
 
