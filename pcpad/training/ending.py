@@ -125,10 +125,9 @@ def say_result(job, counts: Counts, best: dict) -> None:
     before = [r for r in read_records(job.folder) if r["checkpoint"] in BEFORE]
     if before:
         stages = [f"{r['checkpoint']} {100 * r['top1'] / r['n']:.2f}%" for r in before]
-        last = (
-            f", after {job.settings.epochs} epochs {100 * counts.top1 / counts.n:.2f}%" if job.settings.epochs else ""
-        )
-        say(f"top-1: {', '.join(stages)}{last}")
+        if job.settings.epochs:
+            stages.append(f"last epoch {100 * counts.top1 / counts.n:.2f}%")
+        say(f"top-1: {', '.join(stages)}")
     when = "at the last epoch" if job.settings.epochs else "without training"
     say(
         f"result: top-1 {percent(counts.top1, counts.n)} {when} with {job.settings.padding} padding; "
