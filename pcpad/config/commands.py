@@ -1,7 +1,7 @@
 """Settings of the other commands: eval, inspect, data check, doctor."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pcpad.config.fields import aside, check, check_size
 from pcpad.config.images import DataSettings, PreprocessSettings
@@ -29,6 +29,8 @@ class EvalSettings:
     """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Without a run: as in train."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     ema: bool | None = None

@@ -118,6 +118,7 @@ def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, tr
         "ema": subject.facts["ema"],
         "loader": loader,
         "amp": settings.amp,
+        "model_kwargs": subject.kwargs,
     }
 
 

@@ -96,6 +96,7 @@ def describe(subject: Subject, padding: str, transform: EvalTransform) -> dict:
         "schema": 1,
         "model": str(subject.name),
         "num_classes": subject.num_classes,
+        "model_kwargs": subject.kwargs,
         "padding": padding,
         "power": power,
         "on_small": subject.on_small,

@@ -97,7 +97,7 @@ def load(folder: str | Path) -> nn.Module:
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} is no whole export: there is no {WEIGHTS}")
     state = torch.random.get_rng_state()
-    model = models.create(models.resolve(facts["model"]), facts["num_classes"])
+    model = models.create(models.resolve(facts["model"]), facts["num_classes"], facts["model_kwargs"])
     torch.random.set_rng_state(state)  # the random weights that are replaced at once cost the caller no numbers
     weights.load_state(model, weights.read_file(str(folder / WEIGHTS)), str(folder / WEIGHTS))
     if facts["transform_input"]:

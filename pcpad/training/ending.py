@@ -76,6 +76,7 @@ def record_of(training, counts: Counts, padding: str | None = None, when: str = 
         checkpoint=when,
         step=training.state.step,
         seed=settings.seed,
+        model_kwargs=settings.model_kwargs,
         excluded=job.data.excluded,
         canvas_padding=round(job.val_loader.share_of_padding[job.transform.label], 4),
     )

@@ -22,6 +22,7 @@ from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
 from pcpad.training.guard import diverged, gradients_are_finite, not_finite
 from pcpad.training.logbook import Logbook
+from pcpad.training.mixing import hits_of, loss_of, make_mixing
 from pcpad.training.optimizer import make_optimizer, peak_rate
 from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped, code_of, name_of
@@ -60,6 +61,7 @@ class Training:
 
     Attributes:
         steps: optimizer steps of an epoch.
+        mix: what is done to a batch before it is trained on, or None.
         power: exponent of the ratio that the network has now.
         saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
     """
@@ -78,6 +80,7 @@ class Training:
         self.shelf = Shelf(job.folder, settings.save.keep)
         self.book = Logbook(job.folder, self.state.step) if world.is_main else None
         self.saved = time.monotonic(), self.state.step
+        self.mix = make_mixing(settings, len(job.data.classes), job.device)
         self.power = power_of(settings.padding, settings.power)
 
     def ramp(self) -> None:
@@ -209,15 +212,17 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
+    if training.mix is not None:
+        parts = [training.mix(part) for part in parts]
 
     def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward of one part; whether the gradients of all processes are joined in it."""
         part = parts[number]
         with nullcontext() if joins or world.size == 1 else training.model.no_sync():
             images = part.images.to(memory_format=torch.channels_last) if settings.channels_last else part.images
-            scaler, smoothing = state.scaler, settings.label_smoothing
             teach = job.teacher and (job.teacher, settings.adapt.distill)
-            return backward(training.call, images, part.labels, scaler, settings.amp, smoothing, len(parts), teach)
+            how = {"amp": settings.amp, "label_smoothing": settings.label_smoothing, "kind": settings.loss}
+            return backward(training.call, images, part.labels, state.scaler, parts=len(parts), teach=teach, **how)
 
     state.optimizer.zero_grad(set_to_none=True)
     passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
@@ -245,13 +250,15 @@ def backward(
     amp: str,
     label_smoothing: float,
     parts: int = 1,
+    kind: str = "ce",
     teach: tuple[nn.Module, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Forward and backward pass of one batch, or of one of the `parts` of equal size that make up a batch.
 
     Args:
         images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
-        labels: int64 ``(B,)``.
+        labels: int64 ``(B,)``, or shares of the classes, float32 ``(B, C)``.
+        kind: of the loss, as in `loss_of`.
         teach: a network, and the share of the loss that compares with its outputs.
 
     Returns:
@@ -260,13 +267,13 @@ def backward(
     with autocast(images.device, amp):
         logits = model(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = loss_of(logits, labels, kind, label_smoothing)
         if teach:
             with torch.no_grad():
                 taught = teach[0](images)
             loss = towards_teacher(loss, logits, taught, teach[1])
     scaler.scale(loss / parts if parts > 1 else loss).backward()
-    return loss.detach() * len(labels), (logits.argmax(1) == labels).sum()
+    return loss.detach() * len(labels), hits_of(logits, labels)
 
 
 def optimizer_step(state: State) -> None:

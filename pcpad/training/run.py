@@ -27,10 +27,13 @@ from pcpad.training.adapting import check_adapting, make_teacher, recalibration_
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
-from pcpad.training.optimizer import peak_rate
+from pcpad.training.mixing import check_mixing
+from pcpad.training.optimizer import check_optimizer, peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
+from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped
+from pcpad.training.sizes import SizeOf, sizes_trained_at
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -80,6 +83,9 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
         refuse_filling([settings.padding])
     check_world(settings, world, device)
     check_adapting(settings)
+    check_mixing(settings, world.size)
+    check_optimizer(settings.optim)
+    learning_rate(0, settings.schedule, settings.optim.lr, max(settings.epochs, 1), 1)  # timm's may know no such option
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")
 
@@ -113,7 +119,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
         torch.manual_seed(settings.seed)
         distill = settings.adapt.distill > 0
         wanted = settings.weights if distill or not resume else None
-        model = models.build(name, len(data.classes), wanted, settings.reset_head)
+        model = models.build(name, len(data.classes), wanted, settings.reset_head, settings.model_kwargs)
         if settings.zero_init and settings.weights is None:
             models.zero_init_residual(model)
         if settings.weights:
@@ -126,7 +132,8 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             multiple = probe_native(model, str(name), settings.padding, settings.size)
             transform = native_transform(transform, multiple)
         else:
-            probe(model, str(name), settings.padding, settings.size)
+            for size in {*sizes_trained_at(settings), settings.size}:
+                probe(model, str(name), settings.padding, size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         if teacher:
             teacher.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
@@ -226,7 +233,8 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
         "rank": world.rank,
         "world": world.size,
     }
-    stated = vars(settings.augment) | {"size": settings.size, "mean": transform.mean, "std": transform.std}
+    augmented = {key: value for key, value in vars(settings.augment).items() if key != "erase"}
+    stated = augmented | {"size": settings.size, "mean": transform.mean, "std": transform.std}
     augment, sizes, val_sizes = TrainTransform(**stated), None, None
     if isinstance(transform, NativeTransform):
         augment = NativeTrainTransform(**stated, multiple=transform.multiple)
@@ -234,8 +242,11 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
     share = settings.batch_size // world.size
     batch, eval_batch = share // settings.accumulate, settings.eval_batch_size or share
     train, val = data.train, data.val
+    varied = settings.progressive.start is not None
+    size_of = SizeOf(settings.progressive, settings.size) if varied else None
+    files = train.files, train.labels
     train_loader = loader.TrainLoader(
-        train.files, train.labels, augment, batch_size=batch, seed=settings.seed, sizes=sizes, **shared
+        *files, augment, batch_size=batch, seed=settings.seed, sizes=sizes, size_of=size_of, **shared
     )
     if train_loader.steps_per_epoch < settings.accumulate:
         raise ValueError(

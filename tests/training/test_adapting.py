@@ -218,8 +218,8 @@ def test_distillation_alone_needs_no_labels(call, weights, tmp_path, monkeypatch
     options = ADAPT | {"epochs": 1, "weights": weights, "adapt.distill": 1, "adapt.first": "false"}
     for shift in (0, 1):
 
-        def shifted(model, images, labels, *rest, shift=shift):
-            return original(model, images, (labels + shift) % 3, *rest)
+        def shifted(model, images, labels, *rest, shift=shift, **how):
+            return original(model, images, (labels + shift) % 3, *rest, **how)
 
         monkeypatch.setattr(loop, "backward", shifted)
         assert call("train", **options, out=f"run{shift}") == 0
