@@ -268,8 +268,9 @@ def _outputs(
 
     settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
     if conditionals:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # DALI's augmentations call its own old names
+        with warnings.catch_warnings(
+            record=True
+        ):  # DALI's augmentations call its own old names, and it insists to say so
             pipeline = pipeline_def(build, enable_conditionals=True, **settings)()
             pipeline.build()
     else:
