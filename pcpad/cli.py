@@ -11,6 +11,8 @@ from pcpad.config import (
     CheckSettings,
     EvalSettings,
     InspectSettings,
+    ListSettings,
+    PrepareSettings,
     ReportSettings,
     StudyRunSettings,
     StudyTableSettings,
@@ -24,6 +26,7 @@ from pcpad.config import (
 USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
+DATA = {"data list": ListSettings, "data prepare": PrepareSettings}
 STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "report": ReportSettings}
 
 
@@ -64,6 +67,9 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(BorderSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command in DATA:
+            first = ["--name", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(DATA[command], first, command)
         elif command in STUDY:
             first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(STUDY[command], first, command)
@@ -100,6 +106,14 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "data list":
+            from pcpad.data.prepare.command import list_data
+
+            list_data(settings)
+        elif command == "data prepare":
+            from pcpad.data.prepare.command import prepare
+
+            prepare(settings)
         elif command == "study table":
             from pcpad.study.tables import make_tables
 

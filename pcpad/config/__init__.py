@@ -1,7 +1,8 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
 from pcpad.config.border import BorderSettings
-from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
+from pcpad.config.commands import EvalSettings, InspectSettings
+from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PrepareSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
@@ -9,13 +10,16 @@ from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSetti
 from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
+    "DATA_NAMES",
     "AugmentSettings",
     "BorderSettings",
     "CheckSettings",
     "DataSettings",
     "EvalSettings",
     "InspectSettings",
+    "ListSettings",
     "OptimSettings",
+    "PrepareSettings",
     "PreprocessSettings",
     "ReportSettings",
     "SaveSettings",
