@@ -80,16 +80,21 @@ def prepare(root: Path, archives: Path | None, workers: int, edition: Edition | 
             check_tree(root / split, edition)
     if not needed:
         return adopt(root, archives, edition)
+    truth = []
+    if edition.devkit in needed:
+        truth = read_devkit(verify(edition.devkit, archives), edition)
+    if flat:
+        check_val_names([path.name for path in files_to_sort(root)], root / "val", truth)
+    extracted = [edition.train] * (not there["train"]) + [edition.val] * (not there["val"])
     with tree.building(root, "imagenet") as work:
-        check_room([edition.train] * (not there["train"]) + [edition.val] * (not there["val"]), archives, root, work)
-        paths = {archive.file: verify(archive, archives, work / "checked.json") for archive in needed}
+        check_room(extracted, archives, root, work)
+        paths = {archive.file: verify(archive, archives, work / "checked.json") for archive in extracted}
         if not there["train"]:
             extract_train(paths[edition.train.file], work / "train", edition, workers)
         if not there["val"]:
-            truth = read_devkit(paths[edition.devkit.file], edition)
             extract_val(paths[edition.val.file], work / "val", truth, workers)
         elif flat:
-            sort_val(root / "val", work / "val", read_devkit(paths[edition.devkit.file], edition))
+            sort_val(root / "val", work / "val", truth)
         return tree.finish(root, "imagenet", edition.images, about([a.md5 for a in needed]))
 
 
@@ -215,14 +220,19 @@ def extract_images(archive: Path, images: list[tuple[str, tarfile.TarInfo]], tar
 
 def is_flat(folder: Path) -> bool:
     """Whether images lie in ``val/`` itself, or nothing: an earlier start has moved them all."""
-    return not any(folder.iterdir()) or any(entry.is_file() and number_of(entry.name) for entry in os.scandir(folder))
+    names = os.listdir(folder)
+    return not names or any(number_of(name) for name in names)
+
+
+def files_to_sort(root: Path) -> list[Path]:
+    """The validation images of a flat tree, those included that an earlier start has moved."""
+    folders = (root / "val", root / tree.PARTIAL / "val")
+    return [path for folder in folders for path in folder.rglob("*") if not path.is_dir()]
 
 
 def sort_val(flat: Path, target: Path, truth: list[str]) -> None:
     """Move the images of ``val/``, wherever in it they lie, into class folders elsewhere; what stays is empty."""
     files = [path for path in flat.rglob("*") if not path.is_dir()]
-    moved = [path for path in target.rglob("*") if not path.is_dir()]
-    check_val_names([path.name for path in files + moved], flat, truth)
     say(f"sorting the {len(files):,} images of {flat} into class folders")
     for wnid in set(truth):
         (target / wnid).mkdir(parents=True, exist_ok=True)
