@@ -46,7 +46,8 @@ class PrepareSettings:
     archives: str | None = None
     """Folder of archives that were downloaded by hand, under their own names; for imagenet `out` if not given."""
     workers: int | None = None
-    """Threads that write images; the number of cores, at most 16, if not given. More help on a network file system."""
+    """Threads or processes that write images; the number of cores, at most 16, if not given. More of them help where
+    files lie on a network."""
 
     def __post_init__(self):
         if self.name is None:

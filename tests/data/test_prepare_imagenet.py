@@ -70,12 +70,16 @@ def test_the_tree_is_torchvisions(archives, oracle, tmp_path, workers):
 
 
 KILLED = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from pcpad.data.prepare import imagenet, tree
 from tests.data.archives import make_imagenet
 
-root, folder, point = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+root, folder, point, workers = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+main = os.getpid()
+def die():
+    os.kill(main, 9)
+    time.sleep(60)  # longer than a test may take: a worker has to end with its parent
 edition, left = make_imagenet(folder), [int(point)] if point.isdigit() else []
 if left:
     write = imagenet.write_member
@@ -83,7 +87,7 @@ if left:
         left[0] -= 1
         if left[0] == 0:
             (target.parent / ("." + target.name + ".part")).write_bytes(b"half")
-            os._exit(9)
+            die()
         write(tar, member, target)
     imagenet.write_member = write_member
 elif point == "renames":
@@ -91,20 +95,24 @@ elif point == "renames":
     def stop(source, target):
         rename(source, target)
         if Path(target).name == "train":
-            os._exit(9)
+            die()
     os.rename = stop
 else:
-    tree.mark = lambda *_: os._exit(9)
-imagenet.prepare(root, folder, 2, edition)
+    tree.mark = lambda *_: die()
+imagenet.prepare(root, folder, workers, edition)
 """
 
 
-@pytest.mark.parametrize("point", ["1", "6", "14", "renames", "marker"])
-def test_a_killed_start_is_not_taken_for_whole_and_continued(archives, oracle, tmp_path, point, monkeypatch):
+@pytest.mark.parametrize(
+    ("point", "workers"), [("1", 1), ("6", 1), ("14", 1), ("2", 2), ("5", 2), ("renames", 2), ("marker", 2)]
+)
+def test_a_killed_start_is_not_taken_for_whole_and_continued(archives, oracle, tmp_path, point, workers, monkeypatch):
     folder, edition = archives
     root = tmp_path / "imagenet"
-    arguments = [sys.executable, "-c", KILLED, str(root), str(folder), point]
-    assert subprocess.run(arguments, cwd=Path(__file__).resolve().parents[2], check=False).returncode == 9
+    arguments = [sys.executable, "-c", KILLED, str(root), str(folder), point, str(workers)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # closed when the last process is gone
+    killed = subprocess.run(arguments, cwd=Path(__file__).resolve().parents[2], check=False, timeout=50, **pipe)
+    assert killed.returncode == -9, killed.stderr
     for name in (str(root), "imagenet"):
         monkeypatch.setenv("IMAGENET", str(root))
         with pytest.raises(ValueError, match=r"only half prepared; go on with pcpad data prepare imagenet --out"):

@@ -1,16 +1,21 @@
-"""Tar archives: their checksums, remembered while a file stays as it is, and their members, read by many threads."""
+"""Tar archives: their checksums, remembered while a file stays as it is, and their members, read by many processes."""
 
 import hashlib
 import json
 import os
 import shutil
+import signal
 import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from pcpad.data.prepare.tree import write_json
+from pcpad.data.workers import end_with_parent
 from pcpad.progress import Progress
 
 BLOCK = 1 << 24
@@ -94,3 +99,38 @@ def plain_name(member: tarfile.TarInfo) -> str:
     if not member.isfile() or os.path.basename(member.name) != member.name or member.name.startswith("."):
         raise tarfile.ReadError(f"{member.name!r} is not what such an archive holds")
     return member.name
+
+
+def in_parallel(title: str, tasks: list[tuple], workers: int) -> None:
+    """Call ``task[0](*task[1:])`` for each task, with progress; the first error ends them all.
+
+    In processes: threads would wait for Python's lock (measured on 2 cores, 110 KB an image: 1,600 images/s by one
+    thread, 900 by four). They end with this process, however it ends.
+
+    Raises:
+        OSError: one of them was killed; or whatever a task raises.
+    """
+    bar = Progress(title, len(tasks), 30.0)
+    pool = None
+    try:
+        if workers == 1:
+            for call, *arguments in tasks:
+                call(*arguments)
+                bar.step(str)
+            return
+        pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=begin)
+        for future in [pool.submit(*task) for task in tasks]:
+            future.result()
+            bar.step(str)
+    except BrokenExecutor as error:
+        raise OSError("a process that wrote images was killed, by lack of memory for example; start again") from error
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def begin() -> None:
+    """A process's first act: leave Ctrl-C to the process that it works for, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()

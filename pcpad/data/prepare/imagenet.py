@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 from pcpad.data.catalogue import imagenet_wnids
 from pcpad.data.manifest import class_folders, shorten
 from pcpad.data.prepare import tree
-from pcpad.data.prepare.archives import Archive, opened, plain_name, verify, write_member
+from pcpad.data.prepare.archives import Archive, in_parallel, opened, plain_name, verify, write_member
 from pcpad.data.prepare.sources import SOURCES
-from pcpad.progress import Progress, say
+from pcpad.progress import say
 
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 SOURCE = SOURCES["imagenet"]
@@ -59,7 +58,7 @@ def prepare(root: Path, archives: Path | None, workers: int, edition: Edition | 
 
     Args:
         archives: folder of the archives; `root` if None.
-        workers: threads.
+        workers: processes.
 
     Returns:
         The marker's content.
@@ -175,7 +174,7 @@ def extract_train(archive: Path, target: Path, edition: Edition, workers: int) -
         others = sorted(set(inner) ^ set(edition.wnids))
         raise ValueError(f"{archive} does not hold one archive for each class of ImageNet: {shorten(others)}")
     tasks = [(extract_class, archive, inner[wnid], target / wnid) for wnid in edition.wnids]
-    in_parallel("train", tasks, workers)
+    in_parallel("extracting train", tasks, workers)
 
 
 def extract_class(archive: Path, member: tarfile.TarInfo, folder: Path) -> None:
@@ -206,7 +205,7 @@ def extract_val(archive: Path, target: Path, truth: list[str], workers: int) -> 
     ordered = sorted(images.items(), key=lambda item: item[1].offset)
     size = max(1, len(ordered) // 200)
     parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-    in_parallel("val", [(extract_images, archive, part, target, truth) for part in parts], workers)
+    in_parallel("extracting val", [(extract_images, archive, part, target, truth) for part in parts], workers)
 
 
 def extract_images(archive: Path, images: list[tuple[str, tarfile.TarInfo]], target: Path, truth: list[str]) -> None:
@@ -283,16 +282,3 @@ def read_devkit(archive: Path, edition: Edition) -> list[str]:
     if set(truth) != set(edition.wnids) or len(truth) != edition.images["val"]:
         raise ValueError(f"{archive} is not the devkit of ILSVRC 2012: other classes or another number of images")
     return truth
-
-
-def in_parallel(title: str, tasks: list[tuple], workers: int) -> None:
-    """Run the tasks in threads, with progress; the first error ends them all."""
-    bar = Progress(f"extracting {title}", len(tasks), 30.0)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for future in [pool.submit(*task) for task in tasks]:
-            future.result()
-            bar.step(str)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
