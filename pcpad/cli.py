@@ -23,7 +23,7 @@ from pcpad.config import (
 
 # No torch here: --help and a misspelt option must not wait for it.
 
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
+USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:13}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
 DATA = {"data list": ListSettings, "data prepare": PrepareSettings}

@@ -2,7 +2,10 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,3 +240,26 @@ def test_the_list_says_what_there_is(cifar, server, tmp_path, capsys):
             assert fact in part
         ready = str(tmp_path / "cache" / "data" / "cifar10") if name == "cifar10" else f"no: {source.command}"
         assert part.splitlines()[-1].split(maxsplit=1)[1] == ready
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from pcpad.data.prepare import tree
+
+with tree.building(Path(sys.argv[1]), "cifar10") as work:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_at_once_do_not_mix(cifar, server, tmp_path, capsys):
+    root, here = tmp_path / "root", Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", HOLD, str(root)]
+    with subprocess.Popen(command, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"ready\n"
+        assert main(["data", "prepare", "cifar10", "--out", str(root)]) == 1
+        assert f"is in use by process {other.pid}" in capsys.readouterr().err
+        other.stdin.close()
+    assert not (root / "train").exists()
+    assert main(["data", "prepare", "cifar10", "--out", str(root)]) == 0

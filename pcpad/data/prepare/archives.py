@@ -104,8 +104,8 @@ def plain_name(member: tarfile.TarInfo) -> str:
 def in_parallel(title: str, tasks: list[tuple], workers: int) -> None:
     """Call ``task[0](*task[1:])`` for each task, with progress; the first error ends them all.
 
-    In processes: threads would wait for Python's lock (measured on 2 cores, 110 KB an image: 1,600 images/s by one
-    thread, 900 by four). They end with this process, however it ends.
+    In processes: threads would wait for Python's lock (5,000 images of 110 KB took one thread 3.0 s of CPU, four 7.2).
+    They end with this process, however it ends.
 
     Raises:
         OSError: one of them was killed; or whatever a task raises.
