@@ -19,6 +19,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "  variables: MODEL=resnet50 PAD=partial PADS=zeros,partial DATA=textures|imagenet|/path RECIPE=paper SEED=0 GPUS=1"
 	@echo "             RUN=runs/... SIZES=128,224 STUDY=cifar10 OUT=/path ARGS='--epochs 3' PYTHON=python3 (instead of .venv)"
+	@echo "             pcpad data list: the other names that DATA takes, and how to get them"
 	@echo "  example:   make train MODEL=resnet50 PAD=partial"
 
 setup: $(READY) ## make .venv with exact versions (any target does this on first use)

@@ -18,6 +18,8 @@ SETTINGS = {
     "border": config.BorderSettings,
     "export": config.ExportSettings,
     "inspect": config.InspectSettings,
+    "data list": config.ListSettings,
+    "data prepare": config.PrepareSettings,
     "data check": config.CheckSettings,
     "study run": config.StudyRunSettings,
     "study table": config.StudyTableSettings,

@@ -13,6 +13,8 @@ from pcpad.config import (
     EvalSettings,
     ExportSettings,
     InspectSettings,
+    ListSettings,
+    PrepareSettings,
     ReportSettings,
     StudyRunSettings,
     StudyTableSettings,
@@ -23,9 +25,10 @@ from pcpad.config import (
 
 # No torch here: --help and a misspelt option must not wait for it.
 
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
+USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:13}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
+DATA = {"data list": ListSettings, "data prepare": PrepareSettings}
 STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "report": ReportSettings}
 
 
@@ -72,6 +75,9 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(CheckSettings, rest, command)
         elif command == "doctor":
             settings = parse(DoctorSettings, rest, command)
+        elif command in DATA:
+            first = ["--name", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(DATA[command], first, command)
         elif command in STUDY:
             first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(STUDY[command], first, command)
@@ -116,6 +122,14 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.export.export import export
 
             export(settings)
+        elif command == "data list":
+            from pcpad.data.prepare.command import list_data
+
+            list_data(settings)
+        elif command == "data prepare":
+            from pcpad.data.prepare.command import prepare
+
+            prepare(settings)
         elif command == "study table":
             from pcpad.study.tables import make_tables
 

@@ -19,7 +19,7 @@ STOREYS = [
     {"data", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
-    {"config", "environment", "folders", "progress", "statistics", ""},
+    {"config", "environment", "folders", "lock", "progress", "statistics", ""},
 ]
 
 
@@ -100,6 +100,8 @@ def test_the_command_line_loads_torch_only_when_it_trains():
         ["train", "--modle", "x"],
         ["eval", "--help"],
         ["border", "--help"],
+        ["data", "list"],
+        ["data", "prepare", "--help"],
         ["study", "table", "--help"],
         ["report", "--help"],
     ):

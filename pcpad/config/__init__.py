@@ -2,7 +2,8 @@
 
 from pcpad.config.adapt import AdaptSettings
 from pcpad.config.border import BorderSettings
-from pcpad.config.commands import CheckSettings, DoctorSettings, EvalSettings, InspectSettings
+from pcpad.config.commands import DoctorSettings, EvalSettings, InspectSettings
+from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PrepareSettings
 from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
@@ -11,6 +12,7 @@ from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSetti
 from pcpad.config.train import OptimSettings, ProgressiveSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
+    "DATA_NAMES",
     "AdaptSettings",
     "AugmentSettings",
     "BorderSettings",
@@ -20,8 +22,10 @@ __all__ = [
     "EvalSettings",
     "ExportSettings",
     "InspectSettings",
+    "ListSettings",
     "MixSettings",
     "OptimSettings",
+    "PrepareSettings",
     "PreprocessSettings",
     "ProgressiveSettings",
     "ReportSettings",

@@ -1,4 +1,4 @@
-"""Settings of the other commands: eval, inspect, data check, doctor."""
+"""Settings of eval, inspect and doctor."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -94,21 +94,6 @@ class InspectSettings:
         check_size(self.size)
         if self.model is None:
             raise ValueError("say which model: pcpad inspect NAME")
-
-
-@dataclass(frozen=True)
-class CheckSettings:
-    """Decode every image of a data set once, name the damaged ones and remember the others."""
-
-    data: str = "auto"
-    """As in train, or a folder of class folders."""
-    workers: int | None = None
-    """Threads that decode; the number of cores if not given."""
-    out: str | None = None
-    """Write the names of damaged training images to this file, so that `pcpad train --data.exclude` leaves them out."""
-
-    def __post_init__(self):
-        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ class DataSettings:
     """Which images, and how they are read."""
 
     name: str = aside("auto")
-    """`textures` (built in), `imagenet` (at $IMAGENET), or the path of a folder with train/<class>/ and val/<class>/;
-    `auto` is imagenet where $IMAGENET is set, else textures."""
+    """`textures` (built in), `imagenet` (at $IMAGENET), another name of `pcpad data list`, or the path of a folder with
+    train/<class>/ and val/<class>/; `auto` is imagenet where $IMAGENET is set, else textures."""
     loader: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes and augments; `auto` is dali where it imports."""
     workers: int | None = aside(None)

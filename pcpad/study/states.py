@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcpad import lock
 from pcpad.study.grid import Run, differences_from
-from pcpad.training import lock
 from pcpad.training.logbook import read_lines
 
 DONE, RECORDED, MISSING, RUNNING = "done", "recorded", "missing", "running"

@@ -13,16 +13,17 @@ from uuid import uuid4
 
 import torch
 
+from pcpad import lock
 from pcpad.config import TrainSettings, differences, to_dict, yaml_text
 from pcpad.data.catalogue import DataSet
 from pcpad.environment import commit, hardware, versions
 from pcpad.folders import result_folder
+from pcpad.lock import locked
 from pcpad.padding import SurgeryReport
 from pcpad.progress import say
-from pcpad.training import checkpoint, lock
+from pcpad.training import checkpoint
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World
-from pcpad.training.lock import locked
 
 EXCLUDED = "excluded.txt"
 """In a run's folder: the training images that are left out, a copy of data.exclude."""

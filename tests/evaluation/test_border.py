@@ -195,7 +195,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
         (["--paddings=zeros,partail"], "unknown padding mode 'partail'"),
         (["--paddings=zeros", "--power=0.5"], "power=0.5 has a meaning for partial padding only"),
         (["--size=16", "--margin=32", "--paddings=circular,reflect"], "cannot run with reflect padding at size 16"),
-        (["--data=/nowhere/at/all"], "is neither textures, imagenet nor a folder"),
+        (["--data=/nowhere/at/all"], "is neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],
 )
 def test_mistakes_are_named_before_the_work(model, folder, tmp_path, more, message, capsys):
