@@ -28,6 +28,9 @@ COMMANDS = {
     "doctor": "say what is installed, whether it works, and what a training would use",
 }
 
+RECIPES = {"textures": "textures", "cifar10": "cifar", "elpv": "elpv"}
+"""The recipe of a data set where none is given; `paper` for every other."""
+
 
 def recipe_file(name: str) -> Path:
     """The YAML file of a recipe: a name in configs/, or a path.
@@ -68,7 +71,7 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
     data = first.data.name
     if data == "auto":
         data = "imagenet" if os.environ.get("IMAGENET") else "textures"
-    recipe = first.recipe or ("textures" if data == "textures" else "paper")
+    recipe = first.recipe or RECIPES.get(data, "paper")
     settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
     if settings is None:
         return None

@@ -109,7 +109,7 @@ def test_loaders_that_disagree(capsys, monkeypatch):
 def test_data_that_is_not_there(capsys, monkeypatch, tmp_path):
     code, text = look(capsys, "--data", str(tmp_path / "nowhere"))
     assert code == 1
-    assert "is neither textures, imagenet nor a folder" in text
+    assert "is neither textures, elpv, cifar10, imagenette, imagenet nor a folder" in text
     (tmp_path / "half/val/cat").mkdir(parents=True)
     code, text = look(capsys, "--data", str(tmp_path / "half"))
     assert (code, "has no folder train/" in text, "val: 1 classes (cat to cat)" in text) == (1, True, True)
