@@ -13,6 +13,7 @@ from pcpad.study.report.page import Markup, element
 
 # Grey that is seen on white and on black; all that is black is turned into the colour of the text around it.
 OWN_LOOK = LOOK | {"grid.color": "#80808050", "legend.frameon": False, "lines.solid_capstyle": "round"}
+OWN_LOOK |= {"text.parse_math": False}  # a name with two dollars is a name
 WIDTH = 4.8
 """Of every figure, in inches: what a phone shows without making the text too small to read."""
 FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
