@@ -121,7 +121,7 @@ def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
     slots: list[dict[str, str]] = [{} for _ in range(jobs)]
     if settings.gpus is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = seen.split(",") if seen else [str(i) for i in range(settings.gpus)]
+        names = [str(i) for i in range(settings.gpus)] if seen is None else [n for n in seen.split(",") if n]
         if settings.gpus > len(names):
             raise ValueError(f"gpus={settings.gpus}: CUDA_VISIBLE_DEVICES={seen} shows {len(names)}")
         for i, slot in enumerate(slots):

@@ -75,8 +75,9 @@ def results_of(plan: Plan) -> dict[tuple, dict]:
 def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
     """Bring what runs have written into the study's results, and return these; what was there stays.
 
-    The same run replaces its own entry, and a failure no finished run, so collecting twice changes nothing. The file is
-    replaced as a whole, and two processes wait for each other.
+    But not the evaluations of a run that was trained anew. The same run replaces its own entry, and a failure no
+    finished run, so collecting twice changes nothing. The file is replaced as a whole, and two processes wait for each
+    other.
 
     Args:
         runs: which ones to look at; all if None.
@@ -86,7 +87,10 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         launches = read_launches(plan)
         for run in plan.runs if runs is None else runs:
             entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
-            for entry in entries_of(plan, run, entries, launches):
+            state = state_of(run, entries.get(("run", run.name, None, None)))
+            if state.kind == DONE:
+                entries = {key: e for key, e in entries.items() if not of_earlier_weights(e, run, state)}
+            for entry in entries_of(plan, run, state, entries, launches):
                 entries[key_of(entry)] = entry
         order = {run.name: i for i, run in enumerate(plan.runs)}
         lines = sorted(entries.values(), key=lambda e: (order.get(e["name"], len(order)), e["kind"] != "run"))
@@ -105,11 +109,16 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def entries_of(plan: Plan, run: Run, entries: dict, launches: list[dict]) -> list[dict]:
+def of_earlier_weights(entry: dict, run: Run, state: State) -> bool:
+    """Whether an entry is an evaluation of a training of this run that another one has taken the place of."""
+    same = entry["kind"] == "evaluation" and entry["name"] == run.name and entry["status"] == "done"
+    return same and entry["record"].get("run") != state.about["id"]
+
+
+def entries_of(plan: Plan, run: Run, state: State, entries: dict, launches: list[dict]) -> list[dict]:
     """What a run's folder and its launches have to say: its own entry, and one for each evaluation."""
     found = []
     recorded = entries.get(("run", run.name, None, None))
-    state = state_of(run, recorded)
     trained, evaluated = ([x for x in launches if (x["name"], x["task"]) == (run.name, t)] for t in ("train", "eval"))
     if plan.source is None:
         if state.kind == DONE:

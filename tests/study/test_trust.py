@@ -145,6 +145,17 @@ def test_pairs_that_were_counted_stay_without_their_predictions(finished):
     assert [e.get("paired") for e in collect(plan) if e["kind"] == "evaluation"] == [None] * 4
 
 
+def test_evaluations_of_a_training_that_was_done_anew_do_not_stay(finished):
+    plan, _ = finished
+    assert len(collect(plan)) == 6
+    run = plan.runs[0]
+    for path in (run.folder / "run.json", run.folder / "records.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if '"last"' not in line]
+        path.write_text("\n".join(lines).replace(f'"{run.name}"', '"another-id"') + "\n")
+    left = [(e["kind"], e["name"]) for e in collect(plan)]
+    assert left == [("run", run.name), ("run", plan.runs[1].name), *[("evaluation", plan.runs[1].name)] * 2]
+
+
 def test_a_loss_that_is_nan_is_no_new_result(finished):
     plan, folder = finished
     path = plan.runs[0].folder / "records.jsonl"
