@@ -6,7 +6,7 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from pcpad.evaluation.border_plots import LOOK, TRUE, style
+from pcpad.evaluation.border.plots import LOOK, TRUE, style
 from pcpad.study.report.border_charts import TRUE as TRUE_CONTEXT
 from pcpad.study.report.charts import Chart, Panel, Series, description, name_of
 from pcpad.study.report.page import Markup, element

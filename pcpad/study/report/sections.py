@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcpad.config import nearest
-from pcpad.evaluation.border_report import RECORDS, read_border
-from pcpad.evaluation.border_tables import tables as border_tables
+from pcpad.evaluation.border.report import RECORDS, read_border
+from pcpad.evaluation.border.tables import tables as border_tables
 from pcpad.statistics import decimals, rounded, wilson
 from pcpad.study import plan as study_plan
 from pcpad.study.markdown import table as markdown_table
