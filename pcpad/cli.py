@@ -5,11 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, parse, train_settings
+from pcpad.arguments import COMMANDS, adapt_arguments, parse, train_settings
 from pcpad.config import (
     BorderSettings,
     CheckSettings,
+    DoctorSettings,
     EvalSettings,
+    ExportSettings,
     InspectSettings,
     ReportSettings,
     StudyRunSettings,
@@ -56,14 +58,20 @@ def run(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
+        if command == "adapt":
+            command, rest = "train", adapt_arguments(rest)
         if command == "train":
             settings = train_settings(rest)
         elif command == "eval":
             settings = parse(EvalSettings, rest, command)
         elif command == "border":
             settings = parse(BorderSettings, rest, command)
+        elif command == "export":
+            settings = parse(ExportSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command == "doctor":
+            settings = parse(DoctorSettings, rest, command)
         elif command in STUDY:
             first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(STUDY[command], first, command)
@@ -84,6 +92,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.study.launch import run_study
 
             return run_study(settings)
+        if command == "doctor":
+            from pcpad.doctor import doctor
+
+            return 0 if doctor(settings) else 1
         if command == "inspect":
             from pcpad.inspection import inspect_model
 
@@ -100,6 +112,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "export":
+            from pcpad.export.export import export
+
+            export(settings)
         elif command == "study table":
             from pcpad.study.tables import make_tables
 

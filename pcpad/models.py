@@ -68,28 +68,35 @@ def torchvision_names(any_task: bool = False) -> list[str]:
     return [name for task in tasks for name in models.list_models(module=task)]
 
 
-def build(name: ModelName, num_classes: int, weights: str | None = None, reset_head: bool = False) -> nn.Module:
+def build(
+    name: ModelName,
+    num_classes: int,
+    weights: str | None = None,
+    reset_head: bool = False,
+    kwargs: dict | None = None,
+) -> nn.Module:
     """A model with zero padding and, where asked for, weights.
 
     Args:
         weights: a file, a name of the library's weights, ``"pretrained"`` (or ``"default"``), or None for random.
         reset_head: keep a new classifier where the weights have another number of classes.
+        kwargs: further arguments of the library's constructor.
 
     Raises:
         ValueError: weights of another network, another number of classes, a damaged or dangerous file, an unknown
             name. OSError: the file cannot be read or the download failed.
     """
     if weights is None:
-        return create(name, num_classes)
+        return create(name, num_classes, kwargs)
     if Path(weights).is_file():
-        model = create(name, num_classes)
+        model = create(name, num_classes, kwargs)
         load_state(model, unwrap(read_file(weights)), weights, reset_head, AUXILIARY.get(name.name, ()))
         scale_input(model, name)
         return model
     if is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
     source = download(name, weights)
-    model = create(name, num_classes)
+    model = create(name, num_classes, kwargs)
     load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
@@ -129,32 +136,44 @@ def sync_batch_norm(model: nn.Module, name: ModelName) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def build_as_published(name: ModelName, weights: str) -> nn.Module:
-    """A model with weights and as many classes as they have; raises like `build`."""
+def build_as_published(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Module:
+    """A model with weights and as many classes as they have; arguments and errors as of `build`."""
     if not Path(weights).is_file() and is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
     if not Path(weights).is_file():
-        return download(name, weights)
+        return download(name, weights, kwargs)
     state = unwrap(read_file(weights))
-    standard = create(name, 1000)
+    standard = create(name, 1000, kwargs)
     keys = [key for key in standard.state_dict() if key in head_keys(standard) and key in state]
     num_classes = state[keys[-1]].shape[0] if keys else 1000
-    model = standard if num_classes == 1000 else create(name, num_classes)
+    model = standard if num_classes == 1000 else create(name, num_classes, kwargs)
     load_state(model, state, weights, ignore=AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
 
 
-def create(name: ModelName, num_classes: int) -> nn.Module:
-    """A model with random weights, from the library's own constructor."""
-    if name.library == "timm":
-        import timm
+def create(name: ModelName, num_classes: int, kwargs: dict | None = None) -> nn.Module:
+    """A model with random weights, from the library's own constructor.
 
-        return timm.create_model(name.name, pretrained=False, num_classes=num_classes)
-    from torchvision import models
+    Args:
+        kwargs: further arguments of it.
 
-    extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
-    return models.get_model(name.name, weights=None, num_classes=num_classes, **extra)
+    Raises:
+        ValueError: it does not take one of them.
+    """
+    try:
+        if name.library == "timm":
+            import timm
+
+            return timm.create_model(name.name, pretrained=False, num_classes=num_classes, **(kwargs or {}))
+        from torchvision import models
+
+        extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
+        return models.get_model(name.name, weights=None, num_classes=num_classes, **(extra | (kwargs or {})))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if not kwargs:
+            raise
+        raise ValueError(f"{name} cannot be built with model_kwargs {kwargs}: {error}") from error
 
 
 def build_on_meta(name: ModelName) -> nn.Module:
@@ -193,8 +212,8 @@ def tagged(name: ModelName, weights: str | None) -> ModelName:
     return resolve(f"timm/{name.name.partition('.')[0]}.{weights}")
 
 
-def download(name: ModelName, weights: str) -> nn.Module:
-    """The library's model with the library's weights, through the library's own loader."""
+def download(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Module:
+    """The library's model with the library's weights, through the library's own loader; `kwargs` as of `build`."""
     default = weights in DEFAULT
     try:
         if name.library == "timm":
@@ -204,7 +223,7 @@ def download(name: ModelName, weights: str) -> nn.Module:
             name = tagged(name, weights)
             if default and not tag and not timm.list_pretrained(f"{arch}.*"):
                 raise ValueError(f"timm has no weights for {arch}")
-            return timm.create_model(name.name, pretrained=True)
+            return timm.create_model(name.name, pretrained=True, **(kwargs or {}))
         from torchvision import models
 
         known = models.get_model_weights(name.name)
@@ -214,7 +233,9 @@ def download(name: ModelName, weights: str) -> nn.Module:
                 f"torchvision has no weights {weights!r} of {name.name} and there is no such file: "
                 f"choose from {', '.join(choices)}, pretrained{nearest(weights, choices)}"
             )
-        return models.get_model(name.name, weights=known.DEFAULT if default else known[weights])
+        return models.get_model(name.name, weights=known.DEFAULT if default else known[weights], **(kwargs or {}))
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built with model_kwargs {kwargs}: {error}") from error
     except (OSError, RuntimeError) as error:  # RuntimeError: a hub's checksum mismatch
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

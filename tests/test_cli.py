@@ -13,6 +13,7 @@ from pcpad.config import (
     BorderSettings,
     DataSettings,
     EvalSettings,
+    ExportSettings,
     OptimSettings,
     PreprocessSettings,
     StudyRunSettings,
@@ -23,7 +24,7 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, eval, border, inspect, data check, study run, study table, report"
+ALL = "train, adapt, eval, border, export, inspect, data check, study run, study table, report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -93,7 +94,13 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    kinds = {"train": TrainSettings, "eval": EvalSettings, "border": BorderSettings, "study run": StudyRunSettings}
+    kinds = {
+        "train": TrainSettings,
+        "eval": EvalSettings,
+        "border": BorderSettings,
+        "study run": StudyRunSettings,
+        "export": ExportSettings,
+    }
     for command, kind in kinds.items():
         assert main([*command.split(), "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())

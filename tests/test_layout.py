@@ -13,7 +13,7 @@ HARNESS = ("torchvision", "nvidia", "tensorboard", "jsonargparse", "pandas", "ma
 # Each part may import those of its own line and of the lines below.
 STOREYS = [
     {"cli", "__main__"},
-    {"study"},
+    {"study", "doctor", "export"},
     {"arguments"},
     {"evaluation", "training", "inspection"},
     {"data", "models", "probe", "weights"},

@@ -1,22 +1,29 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
+from pcpad.config.adapt import AdaptSettings
 from pcpad.config.border import BorderSettings
-from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
+from pcpad.config.commands import CheckSettings, DoctorSettings, EvalSettings, InspectSettings
+from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
-from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
+from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
 from pcpad.config.plain import differences, digest, to_dict, yaml_text
 from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSettings
-from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
+from pcpad.config.train import OptimSettings, ProgressiveSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
+    "AdaptSettings",
     "AugmentSettings",
     "BorderSettings",
     "CheckSettings",
     "DataSettings",
+    "DoctorSettings",
     "EvalSettings",
+    "ExportSettings",
     "InspectSettings",
+    "MixSettings",
     "OptimSettings",
     "PreprocessSettings",
+    "ProgressiveSettings",
     "ReportSettings",
     "SaveSettings",
     "ScheduleSettings",

@@ -1,7 +1,7 @@
 """Settings of ``pcpad border``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pcpad.config.commands import check_subject
 from pcpad.config.fields import aside, check, check_size
@@ -18,6 +18,8 @@ class BorderSettings:
     """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Without a run: as in train."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     ema: bool | None = None

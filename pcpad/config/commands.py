@@ -1,7 +1,7 @@
-"""Settings of the other commands: eval, inspect, data check."""
+"""Settings of the other commands: eval, inspect, data check, doctor."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pcpad.config.fields import aside, check, check_size
 from pcpad.config.images import DataSettings, PreprocessSettings
@@ -29,6 +29,8 @@ class EvalSettings:
     """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Without a run: as in train."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     ema: bool | None = None
@@ -44,7 +46,9 @@ class EvalSettings:
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None
-    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio;
+    `cut:16@224` a variant of the square of 224 with its outer 16 pixels cut off; `blank`, `noise` and `blur` replace
+    them, `shift:16@224` moves the window right and down."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
@@ -105,3 +109,15 @@ class CheckSettings:
 
     def __post_init__(self):
         check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """What is installed, whether it works, and what a training would use: on one screen, for a bug report."""
+
+    data: str = "auto"
+    """The images to look for, as in train."""
+    loader: Literal["auto", "dali", "torchvision"] = "auto"
+    """The loader to use, as in train; a problem if it does not import."""
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """The device to try, as in train."""

@@ -54,7 +54,7 @@ class PreprocessSettings:
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Training augmentation: random resized crop and horizontal flip."""
+    """Training augmentation: random resized crop and horizontal flip, and what is added to them."""
 
     scale: tuple[float, float] = (0.08, 1.0)
     """Range of the crop's share of the image area."""
@@ -64,8 +64,39 @@ class AugmentSettings:
     """Probability of a horizontal flip."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize."""
+    randaugment: int = 0
+    """Operations of RandAugment on each image (arXiv:1909.13719), DALI's or timm's as the loader is; 0 for none."""
+    magnitude: int = 9
+    """Their strength, of 10."""
+    erase: float = 0.0
+    """Probability that a rectangle is replaced by noise (timm's random erasing, arXiv:1708.04896)."""
 
     def __post_init__(self):
+        check(self.randaugment >= 0, "augment.randaugment", self.randaugment, "at least 0")
+        check(0 <= self.magnitude <= 10, "augment.magnitude", self.magnitude, "in 0..10")
+        check(0 <= self.erase <= 1, "augment.erase", self.erase, "a probability")
         check(0 < self.scale[0] <= self.scale[1] <= 1, "augment.scale", self.scale, "a range within 0..1")
         check(0 < self.ratio[0] <= self.ratio[1], "augment.ratio", self.ratio, "a range above 0")
         check(0 <= self.hflip <= 1, "augment.hflip", self.hflip, "a probability")
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """Mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899), timm's, on batches; labels are mixed too."""
+
+    mixup: float = 0.0
+    """Alpha of mixup; 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of cutmix; 0 is off."""
+    prob: float = 1.0
+    """Probability that a batch (or pair, or image) is mixed at all."""
+    switch_prob: float = 0.5
+    """Probability of cutmix where both are on."""
+    mode: Literal["batch", "pair", "elem"] = "batch"
+    """Whether a batch, a pair of images or each image has its own share."""
+
+    def __post_init__(self):
+        check(self.mixup >= 0, "mix.mixup", self.mixup, "at least 0")
+        check(self.cutmix >= 0, "mix.cutmix", self.cutmix, "at least 0")
+        check(0 <= self.prob <= 1, "mix.prob", self.prob, "a probability")
+        check(0 <= self.switch_prob <= 1, "mix.switch_prob", self.switch_prob, "a probability")

@@ -1,16 +1,21 @@
 """Settings of ``pcpad train``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from pcpad.config.adapt import AdaptSettings
 from pcpad.config.fields import aside, check, check_size
-from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
+from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
 
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """SGD with momentum."""
+    """The optimizer: SGD with momentum, or one of timm's."""
 
+    name: str = "sgd"
+    """`sgd` is torch's, with the momentum below; any other is timm's of that name (adamw, lamb, lion, ...)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's optimizer: `{"betas": [0.9, 0.95]}`."""
     lr: float = 0.1
     """Peak learning rate, of a batch of any size, or of lr_batch_size."""
     lr_batch_size: int | None = None
@@ -20,7 +25,7 @@ class OptimSettings:
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: float = 1e-4
-    """L2 coefficient."""
+    """L2 coefficient of SGD; of timm's optimizers as they take it, often decoupled."""
     decay: Literal["all", "weights"] = "all"
     """`all` parameters decay (the paper), or only the `weights` of convolutions and linear layers."""
 
@@ -31,14 +36,17 @@ class OptimSettings:
         check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in 0..1, 1 excluded")
         check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         check(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false without momentum")
+        check(self.name != "sgd" or not self.options, "optim.options", self.options, "empty for sgd, which is torch's")
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Learning rate against step: a linear warm-up, then steps or a cosine."""
+    """Learning rate against step: a linear warm-up, then steps, a cosine, or one of timm's schedules."""
 
-    name: Literal["step", "cosine"] = "step"
-    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step."""
+    name: Literal["step", "cosine", "poly", "tanh", "multistep", "wsd", "rsqrt", "constant"] = "step"
+    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; others are timm's."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's schedule: `{"decay_milestones": [30, 60]}`."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate rises linearly to its peak."""
     step_epochs: float = 30.0
@@ -46,13 +54,39 @@ class ScheduleSettings:
     gamma: float = 0.1
     """Factor of each drop of `step`."""
     min_lr: float = 0.0
-    """Where `cosine` ends."""
+    """Where `cosine` and timm's schedules end."""
 
     def __post_init__(self):
         check(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
         check(self.step_epochs > 0, "schedule.step_epochs", self.step_epochs, "positive")
         check(0 < self.gamma <= 1, "schedule.gamma", self.gamma, "above 0 and at most 1")
         check(self.min_lr >= 0, "schedule.min_lr", self.min_lr, "at least 0")
+        own = self.name in ("step", "cosine")
+        check(
+            not own or not self.options, "schedule.options", self.options, f"empty for {self.name}, which is not timm's"
+        )
+
+
+@dataclass(frozen=True)
+class ProgressiveSettings:
+    """Training at sizes that rise with the epochs, after Howard's progressive resizing; evaluation stays at `size`."""
+
+    start: int | None = None
+    """Side in pixels in the first epoch; `size` in all of them if not given."""
+    end: int | None = None
+    """Side at the end; `size` if not given."""
+    from_epoch: float = 0.0
+    """The side rises from here on, counted from 0,"""
+    to_epoch: float = 0.0
+    """linearly up to here, in multiples of 32 pixels; at once if both are the same."""
+
+    def __post_init__(self):
+        check_size(self.start)
+        check_size(self.end)
+        check(self.from_epoch >= 0, "progressive.from_epoch", self.from_epoch, "at least 0")
+        check(self.to_epoch >= self.from_epoch, "progressive.to_epoch", self.to_epoch, "at least from_epoch")
+        if self.start is None and (self.end is not None or self.to_epoch):
+            raise ValueError("progressive.end and its epochs need progressive.start")
 
 
 @dataclass(frozen=True)
@@ -85,10 +119,14 @@ class TrainSettings:
     """Exponent on the ratio of partial padding; 1 is the paper's."""
     on_small: Literal["raise", "replicate"] = "raise"
     """What reflect, symmetric and circular do where a feature map is smaller than its pad."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the library's constructor: `--model_kwargs.drop_path_rate 0.1`."""
     weights: str | None = aside(None)
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False
     """Start with a new classifier where the weights have another number of classes."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """From weights of zero padding to another padding."""
     zero_init: bool = False
     """Start the residual branches of torchvision's ResNets at zero (Goyal et al., arXiv:1706.02677); timm's do."""
     data: DataSettings = field(default_factory=DataSettings)
@@ -101,8 +139,12 @@ class TrainSettings:
     """How an image becomes a tensor."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
+    mix: MixSettings = field(default_factory=MixSettings)
+    """Mixup and cutmix."""
+    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings)
+    """Progressive resizing."""
     epochs: int = 100
-    """Passes over the training images."""
+    """Passes over the training images; 0, with adapt.first, only evaluates and recalibrates."""
     batch_size: int = 192
     """Images of one optimizer step, over all processes and all parts."""
     accumulate: int = 1
@@ -110,7 +152,9 @@ class TrainSettings:
     eval_batch_size: int | None = aside(None)
     """Images of one evaluation step of a process; its share of batch_size if not given."""
     label_smoothing: float = 0.0
-    """Of the cross-entropy."""
+    """Of the loss."""
+    loss: Literal["ce", "bce"] = "ce"
+    """Cross-entropy, or timm's binary cross-entropy of each class by itself (arXiv:2110.00476)."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     """The optimizer."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -148,7 +192,7 @@ class TrainSettings:
 
     def __post_init__(self):
         check_size(self.size)
-        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        check(self.epochs >= (0 if self.adapt.first else 1), "epochs", self.epochs, "at least 1")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         batch = self.eval_batch_size
         check(batch is None or batch >= 1, "eval_batch_size", batch, "at least 1")
@@ -158,9 +202,17 @@ class TrainSettings:
         check(0 <= self.seed < 2**31, "seed", self.seed, "in 0..2147483647")
         check(self.log_seconds >= 0, "log_seconds", self.log_seconds, "at least 0")
         total = self.schedule.warmup_epochs
-        check(total <= self.epochs, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})")
+        check(
+            total <= self.epochs or self.epochs == 0, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})"
+        )
         check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
         check(self.nodes >= 1, "nodes", self.nodes, "at least 1")
+        if self.data.native and self.progressive.start is not None:
+            raise ValueError("progressive sizes are squares: they go without --data.native")
+        if self.data.native and (self.mix.mixup or self.mix.cutmix or self.augment.erase or self.augment.randaugment):
+            raise ValueError(
+                "mixup, cutmix, erasing and RandAugment take images of one size: they go without --data.native"
+            )
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(f"nodes={self.nodes} need --rendezvous host:port, the same on each of them")

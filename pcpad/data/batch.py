@@ -56,7 +56,8 @@ class TrainTransform:
     """Random resized crop, horizontal flip, normalise.
 
     ``scale`` is the range of the crop's share of the image area, ``ratio`` of its aspect ratio (width /
-    height), ``hflip`` the probability of a flip.
+    height), ``hflip`` the probability of a flip, ``randaugment`` the number of RandAugment's operations and
+    ``magnitude`` their strength, of 10.
     """
 
     size: int
@@ -66,3 +67,5 @@ class TrainTransform:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    randaugment: int = 0
+    magnitude: int = 9

@@ -11,6 +11,7 @@ from pcpad.data.manifest import Manifest, cache_dir, class_folders, list_images,
 
 NAMED = ("auto", "textures", "imagenet")
 """Names of data sets; any other name is the path of a folder."""
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ def locate(name: str) -> tuple[str, Path]:
     return root.resolve().name, root
 
 
-def open_for_training(name: str) -> DataSet:
+def open_for_training(name: str, imagenet_head: bool = False) -> DataSet:
     """The training and validation split of a data set, with the class map of the training tree.
+
+    Args:
+        imagenet_head: where every folder is a WordNet id of ImageNet the classes are ImageNet's 1000, and each split
+            may hold a part of them.
 
     Raises:
         ValueError: a split is missing, a class folder is empty, or the splits have different classes; says which.
@@ -72,6 +77,10 @@ def open_for_training(name: str) -> DataSet:
             raise ValueError(f"data {name}: no folder {root / split}; training needs train/<class>/ and val/<class>/")
     classes = class_folders(root / "train")
     others = class_folders(root / "val")
+    if imagenet_head and {*classes, *others} <= set(imagenet_wnids()):
+        names = imagenet_wnids()
+        splits = [{c: i for i, c in enumerate(names) if c in set(found)} for found in (classes, others)]
+        return DataSet(title, names, *(list_images(root / s, labels) for s, labels in zip(SPLITS, splits, strict=True)))
     if classes != others:
         missing = [c for c in classes if c not in others]
         extra = [c for c in others if c not in classes]

@@ -1,6 +1,9 @@
 """The pixels of the torchvision loader: PIL's resizing of one image, the reference that DALI's graphs have to match."""
 
 import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torchvision.transforms.functional as F
@@ -36,7 +39,33 @@ def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.G
         box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
         size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, FILTERS[transform.interpolation])
-    return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
+    image = F.hflip(image) if rng.random() < transform.hflip else image
+    return F.pil_to_tensor(rand_augmented(image, transform, rng) if transform.randaugment else image)
+
+
+def rand_augmented(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Image.Image:
+    """timm's RandAugment, its random numbers drawn from `rng` alone."""
+    augment = rand_augment(transform.magnitude, transform.randaugment, min(image.size), transform.mean)
+    before = random.getstate(), np.random.get_state()
+    first, second = rng.integers(2**32, size=2)
+    try:
+        random.seed(int(first))
+        np.random.seed(int(second))
+        return augment(image)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@lru_cache(maxsize=32)
+def rand_augment(
+    magnitude: int, number: int, side: int, mean: tuple[float, ...]
+) -> Callable[[Image.Image], Image.Image]:
+    """timm's RandAugment for images of a side, every operation of which grows with the magnitude."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    hparams = {"translate_const": int(0.45 * side), "img_mean": tuple(round(255 * value) for value in mean)}
+    return rand_augment_transform(f"rand-m{magnitude}-n{number}-inc1", hparams)
 
 
 def crop_box(

@@ -18,6 +18,7 @@ from pcpad.data.native import NativeTransform, native_transform
 from pcpad.evaluation.counts import Tally
 from pcpad.evaluation.record import read_records
 from pcpad.evaluation.subject import Subject, options
+from pcpad.evaluation.variants import Size, variant
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.probe import probe, probe_native, refuse_filling
 from pcpad.training.logbook import read_lines
@@ -46,12 +47,9 @@ class Cell:
 
 
 def possible(
-    subject: Subject, paddings: Sequence[str], sizes: Sequence[tuple[int | None, bool]]
+    subject: Subject, paddings: Sequence[str], sizes: Sequence[Size]
 ) -> tuple[list[tuple[str, EvalTransform]], dict[tuple[str, str], str]]:
     """Try the model in every cell, on empty images.
-
-    Args:
-        sizes: pixels, None for the model's own, and whether images keep their own aspect ratio.
 
     Returns:
         Padding mode and preprocessing of the cells that the model can do, by padding and then by size; and of the
@@ -59,8 +57,11 @@ def possible(
     """
     transforms: list[EvalTransform] = []
     reasons: dict[tuple[str, str], str] = {}
-    for size, native in sizes:
-        square = models.eval_transform(subject.name, subject.preprocess, size, subject.weights)
+    for size in sizes:
+        native = size.native
+        square = models.eval_transform(subject.name, subject.preprocess, size.pixels, subject.weights)
+        square = variant(square, size) if size.kind else square
+        seen = square.seen if size.kind else square.size
         transform, multiple = native_transform(square) if native else square, 1
         filling = [padding for padding in paddings if PADDING_MODES[padding].fills] if native else []
         for padding in paddings:
@@ -69,9 +70,9 @@ def possible(
                     refuse_filling(filling)  # one reason for all of them
                 convert(subject.model, padding, **options(subject, padding))
                 if native:
-                    multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, square.size))
+                    multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, seen))
                 else:
-                    probe(subject.model, str(subject.name), padding, square.size)
+                    probe(subject.model, str(subject.name), padding, seen)
             except ValueError as error:
                 reasons[padding, transform.label] = str(error)
         transforms.append(native_transform(square, multiple) if native else square)

@@ -32,11 +32,12 @@ def evaluated_settings(
     ema: bool,
     loader: str,
     amp: str,
+    model_kwargs: dict | None = None,
 ) -> dict:
     """What of an evaluation's settings changes its result: as the record states it, and its digest is of."""
     preprocess = asdict(transform)
     del preprocess["size"]
-    return {
+    stated = {
         "model": model,
         "num_classes": num_classes,
         "padding": padding,
@@ -48,6 +49,7 @@ def evaluated_settings(
         "loader": loader,
         "amp": amp,
     }
+    return stated | ({"model_kwargs": model_kwargs} if model_kwargs else {})
 
 
 def make_record(
@@ -74,6 +76,7 @@ def make_record(
     seed: int | None = None,
     excluded: int = 0,
     canvas_padding: float = 0.0,
+    model_kwargs: dict | None = None,
 ) -> dict:
     """One evaluation as a plain dict.
 
@@ -85,6 +88,7 @@ def make_record(
         weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
         excluded: damaged training images that were left out when the weights were trained.
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
+        model_kwargs: arguments of the network's constructor, stated where there are any.
     """
     evaluated = evaluated_settings(
         model=model,
@@ -96,6 +100,7 @@ def make_record(
         ema=ema,
         loader=loader,
         amp=amp,
+        model_kwargs=model_kwargs,
     )
     return {
         "schema": SCHEMA,

@@ -19,6 +19,7 @@ class Subject:
         classes: folder names of the outputs, where they are known.
         preprocess: overrides of the model's own. data: name of the data set, ``auto`` if nothing was said.
         native: whether it was trained on images of their own aspect ratio.
+        kwargs: arguments of its constructor.
         facts: record fields that are the same for every cell.
     """
 
@@ -34,6 +35,7 @@ class Subject:
     padding: str
     power: float
     on_small: str
+    kwargs: dict
     facts: dict
 
 
@@ -57,7 +59,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         raise ValueError(f"{folder} has no averaged weights: it was trained without --ema")
     state = content["ema"] if ema else content["model"]
     name = models.resolve(trained["model"])
-    model = models.create(name, len(run["classes"]))
+    model = models.create(name, len(run["classes"]), trained.get("model_kwargs"))
     if trained["weights"]:
         models.scale_input(model, name)
     weights.load_state(model, weights.unwrap(state), str(path))
@@ -73,8 +75,9 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         size=trained["size"],
         native=trained["data"].get("native", False),
         padding=trained["padding"],
-        power=trained["power"] if settings.power is None else settings.power,
+        power=content.get("power", trained["power"]) if settings.power is None else settings.power,
         on_small=settings.on_small or trained["on_small"],
+        kwargs=trained.get("model_kwargs", {}),
         facts={
             "run": run["id"],
             "run_digest": run["settings_digest"],
@@ -93,7 +96,7 @@ def subject_of_model(settings: EvalSettings) -> Subject:
     """A model by name with weights from a file or from its library."""
     name = models.resolve(settings.model)
     is_file = Path(settings.weights).is_file()
-    model = models.build_as_published(name, settings.weights)
+    model = models.build_as_published(name, settings.weights, settings.model_kwargs)
     num_classes = weights.num_outputs(model)
     return Subject(
         name=name,
@@ -108,6 +111,7 @@ def subject_of_model(settings: EvalSettings) -> Subject:
         padding="zeros",
         power=1.0 if settings.power is None else settings.power,
         on_small=settings.on_small or "raise",
+        kwargs=settings.model_kwargs,
         facts={
             "weights_digest": weights.file_digest(settings.weights) if is_file else settings.weights,
             "checkpoint": Path(settings.weights).name if is_file else settings.weights,

@@ -191,8 +191,8 @@ def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
         twice = [value for i, value in enumerate(content[key]) if str(value) in map(str, content[key][:i])]
         wrong(not twice, file, f"evaluate.{key}: {twice[:1]} stands there twice")
     for size in sizes:
-        fine = re.fullmatch(r"(native:)?[1-9]\d*", size)
-        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, or native:N")
+        fine = re.fullmatch(r"(native:|\w+:[1-9]\d*@)?[1-9]\d*", size)
+        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, native:N or KIND:WIDTH@N")
     return tuple(str(padding) for padding in content["paddings"]), sizes
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pcpad.config import OptimSettings
+from pcpad.config import OptimSettings, nearest
 
 WITH_WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)
 """Modules whose `weight` decays under ``decay="weights"``; every other parameter does not."""
@@ -39,12 +39,36 @@ def peak_rate(settings: OptimSettings, batch_size: int) -> float:
     return settings.lr * batch_size / settings.lr_batch_size
 
 
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.SGD:
-    """SGD with momentum over the model's trainable parameters; raises ValueError if there are none.
+def check_optimizer(settings: OptimSettings) -> None:
+    """Raise ValueError for a name that timm does not know; names the nearest."""
+    if settings.name == "sgd":
+        return
+    from timm.optim import list_optimizers
 
-    The learning rate is set before each step.
+    known = list_optimizers()
+    if settings.name not in known:
+        near = nearest(settings.name, known)
+        raise ValueError(f"optim.name {settings.name!r}: choose sgd or one of timm's: {', '.join(known)}{near}")
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """The optimizer of the model's trainable parameters; its learning rate is set before each step.
+
+    Raises:
+        ValueError: the model has none, or timm's optimizer does not know one of the options.
     """
     groups = parameter_groups(model, settings.weight_decay, settings.decay)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
+    if settings.name != "sgd":
+        from timm.optim import create_optimizer_v2
+
+        check_optimizer(settings)
+        rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+        try:
+            return create_optimizer_v2(groups, settings.name, **(rest | settings.options))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"timm's optimizer {settings.name} with optim.options {settings.options}: {error}"
+            ) from error
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)

@@ -74,8 +74,8 @@ def test_mistakes(folder, tmp_path, capsys):
     common = ["eval", "--model=timm/test_resnet", f"--weights={tmp_path}/weights.pth", f"--data.name={folder}"]
     common += [f"--out={tmp_path}/out", "--data.loader=torchvision"]
     for options, message in {
-        ("--sizes=native:0",): "sizes must be positive integers, or native:N",
-        ("--sizes=own:64",): "sizes must be positive integers, or native:N",
+        ("--sizes=native:0",): "sizes must be positive integers, native:N",
+        ("--sizes=own:64",): "sizes must be positive integers, native:N",
         (
             "--sizes=native:64",
             "--paddings=reflect",

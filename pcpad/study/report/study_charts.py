@@ -148,8 +148,8 @@ def size_chart(label: str, panels: dict, told: str, finest: float) -> list[Chart
 
 
 def along(points: dict[str, Point], kind: str) -> tuple[Point, ...]:
-    """The points of square sizes (`kind` empty) or of ``native:`` ones, by their number of pixels."""
-    own = {size: p for size, p in points.items() if size.startswith("native:") == (kind == "native:")}
+    """The points of square sizes (`kind` empty) or of ``native:`` ones, by their pixels; variants are none."""
+    own = {size: p for size, p in points.items() if size.startswith(kind) and size.removeprefix(kind).isdigit()}
     placed = [Point(int(size.removeprefix(kind)), p.y, p.low, p.high) for size, p in own.items()]
     return tuple(sorted(placed, key=lambda point: point.x))
 
