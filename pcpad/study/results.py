@@ -197,7 +197,7 @@ def plainly(run: Run, record: dict, last: dict) -> bool:
     settings, padding = run.settings, record["padding"]
     wanted = {"amp": "off", "ema": settings.ema is not None, "on_small": settings.on_small}
     if padding == "partial":
-        wanted["power"] = settings.power
+        wanted["power"] = last.get("power", settings.power) if run.padding == padding else settings.power
     given, own = record.get("preprocess", {}), last.get("preprocess", {})
     native = any(one["size"].startswith("native:") for one in (record, last))
     keys = ("mean", "std", "interpolation") if native else ("mean", "std", "interpolation", "crop_pct", "crop_mode")

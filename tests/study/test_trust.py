@@ -87,6 +87,19 @@ def test_what_was_evaluated_by_hand_with_other_settings_is_no_cell(change, finis
         assert cells["partial"] == (3 if more else 4)
 
 
+def test_a_power_that_the_training_ended_with_is_its_own(finished):
+    plan, _ = finished
+    run = plan.runs[1]
+    path = run.folder / "records.jsonl"
+    lines = [json.loads(line) | {"power": 0.5} for line in path.read_text().splitlines()]
+    for power, left in ((0.5, ["partial"]), (1.0, [])):
+        changed = [line | ({"power": power} if line["checkpoint"] == "last" else {}) for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed if line["padding"] == "partial"))
+        Path("experiments/tiny/results.jsonl").unlink(missing_ok=True)
+        cells = [e["padding_evaluated"] for e in collect(plan) if e["name"] == run.name and "size" in e]
+        assert cells == left
+
+
 def test_a_result_that_stands_there_twice_counts_once(write):
     folder = write(evaluate=EVALUATE, tables=["cross"], data="/images")
     plan = load_plan("tiny")
