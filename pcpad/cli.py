@@ -107,11 +107,11 @@ def run(command: str, rest: list[str]) -> int:
 
             inspect_model(settings)
         elif command == "border" and settings.redraw:
-            from pcpad.evaluation.border_report import report
+            from pcpad.evaluation.border.report import report
 
             report(Path(settings.redraw))
         elif command == "border":
-            from pcpad.evaluation.border import border
+            from pcpad.evaluation.border.border import border
 
             border(settings)
         elif command == "data check":

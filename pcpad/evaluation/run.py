@@ -17,7 +17,7 @@ from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
 from pcpad.data.native import eval_order
 from pcpad.environment import hardware, num_cores, pick_device
-from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, recorded, write_reasons
+from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, reasons_text, recorded, write_reasons
 from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
 from pcpad.evaluation.show import show
@@ -51,12 +51,14 @@ def evaluate(settings: EvalSettings) -> Path:
     sizes = parse_sizes(settings.sizes) if settings.sizes else [Size(settings.size or subject.size, subject.native)]
     done, reasons = possible(subject, paddings, sizes)
     if not done:
+        if settings.run and not settings.out:
+            write_reasons(Path(settings.run), str(subject.name), reasons)
         raise ValueError(next(iter(reasons.values())))
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
     say(f"model: {subject.name}; data: {data.name}, {len(data.val):,} images; {hardware(device)}; {loader_line}")
-    for (padding, size), reason in reasons.items():
-        say(f"{padding} at {size}: not applicable: {reason}")
+    for line in reasons_text(reasons):
+        say(line)
     cells = [make_cell(settings, subject, data, loader_name, *one) for one in done]
     with result_folder(Path(out), "records*") as folder:
         if settings.data.check != "none":

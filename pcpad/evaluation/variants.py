@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcpad.data.batch import EvalTransform
-from pcpad.evaluation.border_shifts import shift_transform, window
+from pcpad.evaluation.border.shifts import shift_transform, window
 
 
 class Size(NamedTuple):

@@ -5,14 +5,16 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from pcpad.arguments import option_names, suggest, train_settings
-from pcpad.config import TrainSettings, differences, digest, nearest, to_dict
+from pcpad.config import DataSettings, TrainSettings, differences, digest, nearest, to_dict
 from pcpad.training.logbook import flatten
 
 NO_DATA = "/path/to/images"
 """Stands in a command where the study names no images."""
 GRID = ("model", "padding", "seed")
+LOADERS = tuple(name for name in get_args(get_type_hints(DataSettings)["loader"]) if name != "auto")
 LAUNCH = ("recipe", "data.name", "out", "resume", "gpus", "nodes", "rendezvous")
 """Settings that the study states elsewhere, or that its launch decides."""
 
@@ -51,6 +53,10 @@ class Run:
         return digest(
             replace(self.settings, data=replace(data, loader=loader if data.loader == "auto" else data.loader))
         )
+
+    def made(self, found: str) -> bool:
+        """Whether a settings digest is that of such a run, with any loader that the plan leaves open."""
+        return found in {self.digest(loader) for loader in LOADERS}
 
 
 def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run]:
