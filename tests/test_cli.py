@@ -26,10 +26,8 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = (
-    "train, adapt, eval, border, export, inspect, data list, data prepare, data check, study run, study table, report, "
-)
-ALL += "doctor"
+ALL = "train, adapt, eval, border, export, inspect, data list, data prepare, data check, study run, study table, "
+ALL += "report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 

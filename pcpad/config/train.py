@@ -132,7 +132,7 @@ class TrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     recipe: str | None = aside(None)
-    """A file of configs/ by name, or a path; if not given that of the data set (textures, cifar10, elpv), else paper."""
+    """A file of configs/ by name, or a path; if not given that of textures, cifar10 or elpv, else `paper`."""
     size: int = 224
     """Side of the square image the network sees, in pixels."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
