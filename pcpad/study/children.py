@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcpad.lock import locked
 from pcpad.study.plan import Plan
 from pcpad.study.results import note_launch
-from pcpad.training.lock import locked
 
 PROGRAM = (sys.executable, "-m", "pcpad")
 """What a task's command is given to."""

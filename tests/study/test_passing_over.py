@@ -54,7 +54,7 @@ def test_two_of_one_study_do_not_evaluate_a_run_twice(write, fake, capsys):
     assert go(only="*zeros*") == 1
     fake()
     code = (
-        "from pcpad.training.lock import locked; from pathlib import Path\n"
+        "from pcpad.lock import locked; from pathlib import Path\n"
         f"with locked(Path('runs/tiny/evaluating/{ZEROS}')): print('up', flush=True); input()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
