@@ -3,12 +3,12 @@
 import shlex
 from collections import Counter
 
+from pcpad import lock
 from pcpad.progress import say
 from pcpad.study.grid import Run
 from pcpad.study.plan import Plan, load_plan
 from pcpad.study.results import FILE, missing_cells, results_of
 from pcpad.study.states import CHANGED, DAMAGED, DONE, RECORDED, RUNNABLE, RUNNING, State, is_recorded
-from pcpad.training import lock
 
 
 def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> None:
