@@ -58,7 +58,11 @@ class Finding:
     def __str__(self) -> str:
         mark = {"ok": "", "note": "note: ", "problem": "PROBLEM: "}[self.state]
         return textwrap.fill(
-            f"{self.topic:10}{mark}{self.text}", WIDTH, subsequent_indent=10 * " ", break_long_words=False
+            f"{self.topic:10}{mark}{self.text}",
+            WIDTH,
+            subsequent_indent=10 * " ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
 
 
