@@ -1,6 +1,7 @@
 """Models by name: "torchvision/resnet50", "timm/resnet50.a1_in1k" or a bare name; their weights and preprocessing."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,16 @@
 from pcpad.config.border import BorderSettings
 from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
 from pcpad.config.fields import nearest
-from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
-from pcpad.config.plain import differences, digest, to_dict, yaml_text
+from pcpad.config.images import (
+    AugmentSettings,
+    DataSettings,
+    MixSettings,
+    PreprocessSettings,
+    ProgressiveSettings,
+    RandAugment,
+    parse_randaugment,
+)
+from pcpad.config.plain import differences, digest, result_part, to_dict, yaml_text
 from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSettings
 from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
 
@@ -15,8 +23,11 @@ __all__ = [
     "DataSettings",
     "EvalSettings",
     "InspectSettings",
+    "MixSettings",
     "OptimSettings",
     "PreprocessSettings",
+    "ProgressiveSettings",
+    "RandAugment",
     "ReportSettings",
     "SaveSettings",
     "ScheduleSettings",
@@ -26,6 +37,8 @@ __all__ = [
     "differences",
     "digest",
     "nearest",
+    "parse_randaugment",
+    "result_part",
     "to_dict",
     "yaml_text",
 ]

@@ -1,12 +1,19 @@
 """What the settings classes share: fields that change no result, and checks that name what is wrong."""
 
-from dataclasses import field
+from dataclasses import MISSING, field
 from difflib import get_close_matches
 
 
 def aside(default, **kwargs):
     """A field that does not change a result (paths, workers, logging): it stays out of the digest."""
     return field(default=default, metadata={"result": False}, **kwargs)
+
+
+def later(default=MISSING, **kwargs):
+    """A field that came after the first runs: at its default it stays out of the digest, and older runs keep theirs."""
+    if default is not MISSING:
+        kwargs["default"] = default
+    return field(metadata={"later": True}, **kwargs)
 
 
 def nearest(name: str, choices) -> str:

@@ -1,16 +1,29 @@
 """Settings of ``pcpad train``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from pcpad.config.fields import aside, check, check_size
-from pcpad.config.images import AugmentSettings, DataSettings, PreprocessSettings
+from pcpad.config.fields import aside, check, check_size, later, nearest
+from pcpad.config.images import (
+    AugmentSettings,
+    DataSettings,
+    MixSettings,
+    PreprocessSettings,
+    ProgressiveSettings,
+)
+
+SCHEDULES = ("step", "cosine", *(f"timm/{name}" for name in "constant cosine multistep poly rsqrt step tanh wsd".split()))
+"""Names of schedules. Each is a function of the step alone; timm's plateau, which looks at results, is not one."""
 
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """SGD with momentum."""
+    """SGD with momentum, or any optimizer of timm."""
 
+    name: str = later("sgd")
+    """`sgd` is torch's; any other name is timm's, such as adamw, lamb, lion, lookahead_adam."""
+    options: dict[str, Any] = later(default_factory=dict)
+    """What else timm's optimizer takes, such as `betas: [0.9, 0.95]`."""
     lr: float = 0.1
     """Peak learning rate, of a batch of any size, or of lr_batch_size."""
     lr_batch_size: int | None = None
@@ -20,7 +33,7 @@ class OptimSettings:
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: float = 1e-4
-    """L2 coefficient."""
+    """L2 coefficient; of the weights themselves in optimizers that decouple it, such as adamw."""
     decay: Literal["all", "weights"] = "all"
     """`all` parameters decay (the paper), or only the `weights` of convolutions and linear layers."""
 
@@ -31,14 +44,24 @@ class OptimSettings:
         check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in 0..1, 1 excluded")
         check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         check(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false without momentum")
+        if self.name == "sgd":
+            check(not self.options, "optim.options", self.options, "empty for sgd, whose settings are all stated")
+        else:
+            check(not self.nesterov, "optim.nesterov", self.nesterov, f"false for {self.name}: it is of sgd")
+        stated = sorted({"lr", "weight_decay", "momentum"} & set(self.options))
+        if stated:
+            raise ValueError(f"optim.options: {stated[0]} is a setting of its own: --optim.{stated[0]}")
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Learning rate against step: a linear warm-up, then steps or a cosine."""
+    """Learning rate against step: a linear warm-up, then steps or a cosine, or one of timm's schedules."""
 
-    name: Literal["step", "cosine"] = "step"
-    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step."""
+    name: str = "step"
+    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; timm/poly, timm/wsd and
+    the like are timm's, as functions of the step."""
+    options: dict[str, Any] = later(default_factory=dict)
+    """What else timm's create_scheduler_v2 takes, in epochs, such as `decay_rate: 1.0`."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate rises linearly to its peak."""
     step_epochs: float = 30.0
@@ -49,6 +72,17 @@ class ScheduleSettings:
     """Where `cosine` ends."""
 
     def __post_init__(self):
+        if self.name == "timm/plateau":
+            raise ValueError(
+                "schedule.name timm/plateau looks at results, so that a run could not go on exactly; choose from "
+                + ", ".join(SCHEDULES)
+            )
+        if self.name not in SCHEDULES:
+            raise ValueError(
+                f"schedule.name must be one of {', '.join(SCHEDULES)}, not {self.name!r}{nearest(self.name, SCHEDULES)}"
+            )
+        if not self.name.startswith("timm/"):
+            check(not self.options, "schedule.options", self.options, f"empty for {self.name}: it is of timm's schedules")
         check(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
         check(self.step_epochs > 0, "schedule.step_epochs", self.step_epochs, "positive")
         check(0 < self.gamma <= 1, "schedule.gamma", self.gamma, "above 0 and at most 1")
@@ -79,6 +113,8 @@ class TrainSettings:
 
     model: str = "resnet50"
     """`torchvision/NAME`, `timm/NAME` or a bare name (torchvision's where it has it, else timm's)."""
+    model_kwargs: dict[str, Any] = later(default_factory=dict)
+    """What else the library's constructor takes, such as `drop_path_rate: 0.1`."""
     padding: str = "partial"
     """Padding mode: zeros, partial, partial_sqrt, reflect, symmetric, replicate, circular, mean."""
     power: float = 1.0
@@ -101,6 +137,10 @@ class TrainSettings:
     """How an image becomes a tensor."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
+    mix: MixSettings = later(default_factory=MixSettings)
+    """Mixup and CutMix."""
+    progressive: ProgressiveSettings = later(default_factory=ProgressiveSettings)
+    """Training images that grow."""
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 192
@@ -160,7 +200,26 @@ class TrainSettings:
         total = self.schedule.warmup_epochs
         check(total <= self.epochs, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+        if self.data.native:
+            self.check_native()
         check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
         check(self.nodes >= 1, "nodes", self.nodes, "at least 1")
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(f"nodes={self.nodes} need --rendezvous host:port, the same on each of them")
+
+    def check_native(self) -> None:
+        """Raise ValueError for what images of their own aspect ratio cannot have."""
+        augment = self.augment
+        wanted = {
+            "mix.mixup and mix.cutmix": self.mix.on,
+            "augment.randaugment": augment.randaugment is not None,
+            "augment.color_jitter": augment.color_jitter > 0,
+            "augment.erase": augment.erase > 0,
+            "progressive": self.progressive.start is not None,
+        }
+        for name, on in wanted.items():
+            if on:
+                raise ValueError(
+                    f"{name} works on images of one size; with --data.native=true, batches are of mixed sizes: leave "
+                    "one of the two out"
+                )

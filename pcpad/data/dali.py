@@ -12,7 +12,6 @@ import torch
 from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -27,7 +26,15 @@ from pcpad.data.contract import (
     shuffled,
     steps_per_epoch,
 )
-from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
+from pcpad.data.dali_images import (
+    build,
+    decoded,
+    eval_images,
+    native_images,
+    native_train_images,
+    seeds,
+    train_images,
+)
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
 from pcpad.ragged import RaggedBatch
@@ -110,7 +117,8 @@ class TrainLoader:
     every rank is left out. The number of threads changes nothing. A truncated image is found only by a crop
     that reaches beyond the cut: DALI decodes no further than the crop. Where images keep their aspect ratio (a
     NativeTrainTransform, which needs `sizes`, as in EvalLoader), those of a batch are of much the same shape; then the
-    order is the torchvision loader's, and each epoch has a pipeline of its own.
+    order is the torchvision loader's, and each epoch has a pipeline of its own. Where the size of the images changes
+    between two epochs, a new pipeline goes on from the state of the one before.
 
     Attributes:
         steps_per_epoch: batches per epoch.
@@ -138,7 +146,7 @@ class TrainLoader:
         shared = {"batch_size": batch_size, "seed": seed, "rank": rank, "world": world}
         self._fingerprint = fingerprint("dali", files, labels, **shared) | {"dali": dali_version}
         self._files, self._labels = files, torch.tensor(labels, dtype=torch.int64)
-        self._transform, self._device = transform, torch.device(device)
+        self._transform, self._now, self._device = transform, transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._seed, self._rank, self._world = seed, rank, world
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
@@ -158,6 +166,9 @@ class TrainLoader:
         done = self._progress.start(epoch)
         if self._sides is not None:
             return self._native_epoch(epoch, done)
+        before, self._now = self._now, self._transform.at(epoch)
+        if self._now != before:
+            self._outputs = None
         if self._outputs is None:
             self._outputs = self._pipeline(self._graph)
         return self._epoch(done)
@@ -165,6 +176,8 @@ class TrainLoader:
     def _pipeline(self, graph: Callable[[], dict[str, DataNode]]) -> DALIGenericIterator:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
+        if self._transform.randaugment is not None or self._transform.color_jitter:
+            settings["seed"] = seeds(self._seed, self._rank, *self._since)[2]
         return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
 
     def _epoch(self, done: int) -> Iterator[Batch]:
@@ -210,7 +223,7 @@ class TrainLoader:
             pad_last_batch=True,
         )
         draws = seeds(self._seed, self._rank, *since)
-        return {"images": train_images(encoded, self._transform, self._device, draws), "index": index}
+        return {"images": train_images(encoded, self._now, self._device, draws), "index": index}
 
     def state(self) -> dict:
         """Returns what ``restore`` needs to go on after the batch that was taken last."""
@@ -247,13 +260,11 @@ def _outputs(
     **settings,
 ) -> DALIGenericIterator:
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
-    pipeline = Pipeline(batch_size=batch_size, num_threads=max(workers, 1), device_id=device_id, **settings)
-    with pipeline:
-        outputs = graph()
-        pipeline.set_outputs(*outputs.values())
+    settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
+    pipeline, names = build(graph, **settings)
     return DALIGenericIterator(
         pipeline,
-        list(outputs),
+        names,
         reader_name="reader",
         auto_reset=True,
         # With the reader's padding the only policy that neither repeats nor loses a file.

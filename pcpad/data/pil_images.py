@@ -1,6 +1,7 @@
 """The pixels of the torchvision loader: PIL's resizing of one image, the reference that DALI's graphs have to match."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torchvision.transforms.functional as F
@@ -10,8 +11,11 @@ from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_sides
+from pcpad.data.randomness import drawn_from
 
 FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
@@ -28,7 +32,7 @@ def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
 
 
 def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
-    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``, or of its own aspect ratio."""
+    """Crops, resizes, flips and augments an RGB image: uint8 ``(3, size, size)``, or of its own aspect ratio."""
     if isinstance(transform, NativeTrainTransform):
         box = native_box(image.height, image.width, transform.scale, rng)
         size = list(native_sides(image.height, image.width, transform.size, transform.multiple))
@@ -36,7 +40,33 @@ def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.G
         box = crop_box(image.height, image.width, transform.scale, transform.ratio, rng)
         size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, FILTERS[transform.interpolation])
-    return F.pil_to_tensor(F.hflip(image) if rng.random() < transform.hflip else image)
+    image = F.hflip(image) if rng.random() < transform.hflip else image
+    if transform.randaugment:
+        with drawn_from(int(rng.integers(2**32))):
+            image = timm_randaugment(transform)(image)
+    if transform.color_jitter:
+        image = jittered(image, transform.color_jitter, rng)
+    return F.pil_to_tensor(image)
+
+
+@lru_cache(maxsize=8)
+def timm_randaugment(transform: TrainTransform):
+    """timm's RandAugment, with what timm's own create_transform gives it; draws from the global generators."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    hparams = {
+        "translate_const": int(transform.size * 0.45),
+        "img_mean": tuple(min(255, round(255 * mean)) for mean in transform.mean),
+        "interpolation": PIL_FILTERS[transform.interpolation],
+    }
+    return rand_augment_transform(transform.randaugment.text, hparams)
+
+
+def jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation scaled by random factors, in random order: torchvision's ColorJitter."""
+    for change in rng.permutation([F.adjust_brightness, F.adjust_contrast, F.adjust_saturation]):
+        image = change(image, rng.uniform(1 - strength, 1 + strength))
+    return image
 
 
 def crop_box(

@@ -208,7 +208,7 @@ class _Samples:
             return native_pixels(image, transform)
         if isinstance(transform, EvalTransform):
             return eval_pixels(image, transform)
-        return train_pixels(image, transform, np.random.default_rng([self._seed, epoch, index]))
+        return train_pixels(image, transform.at(epoch), np.random.default_rng([self._seed, epoch, index]))
 
 
 class _Finish:

@@ -19,8 +19,9 @@ from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
 from pcpad.training.guard import diverged, gradients_are_finite, not_finite
 from pcpad.training.logbook import Logbook
+from pcpad.training.mixing import make_mixer
 from pcpad.training.optimizer import make_optimizer, peak_rate
-from pcpad.training.schedule import learning_rate
+from pcpad.training.schedule import make_schedule
 from pcpad.training.signals import Signals, Stopped, code_of, name_of
 from pcpad.training.state import State, make_average, seed_epoch
 from pcpad.training.watch import Watch
@@ -50,6 +51,7 @@ class Training:
 
     Attributes:
         steps: optimizer steps of an epoch.
+        rate: the learning rate of a step. mixer: what erases and mixes images (`make_mixer`), or None.
         saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
     """
 
@@ -58,6 +60,9 @@ class Training:
         self.job, self.run, self.signals = job, run, signals
         self.steps = job.train_loader.steps_per_epoch // settings.accumulate
         optimizer = make_optimizer(job.model, settings.optim)
+        peak = peak_rate(settings.optim, settings.batch_size)
+        self.rate = make_schedule(settings.schedule, peak, settings.epochs, self.steps)
+        self.mixer = make_mixer(settings, len(job.data.classes), job.device)
         scaler = torch.amp.GradScaler(job.device.type, enabled=settings.amp == "fp16")
         self.state = State(job.model, optimizer, scaler, make_average(job.model, settings.ema))
         if resume:
@@ -76,6 +81,11 @@ class Training:
         """
         state, world = self.state, self.job.world
         content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"]}
+        content["network"] = {
+            "name": self.job.model_name,
+            "model_kwargs": self.job.settings.model_kwargs,
+            "num_classes": len(self.job.data.classes),
+        }
         world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
         self.saved = time.monotonic(), state.step
 
@@ -144,7 +154,6 @@ def train_epoch(training: Training) -> None:
         state.sums = state.new_sums()
     watch = Watch(training)
     every = max(1, training.steps // 10)
-    peak = peak_rate(settings.optim, settings.batch_size)
     batches = job.train_loader.epoch(state.epoch)
     try:
         for i in range(state.step_in_epoch, training.steps):
@@ -152,7 +161,7 @@ def train_epoch(training: Training) -> None:
             parts, error = watch.fetch(batches, settings.accumulate)
             check_agreed(training, before, error)
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(state.step, settings.schedule, peak, settings.epochs, training.steps)
+                group["lr"] = training.rate(state.step)
             train_on(training, parts)
             state.step += 1
             state.step_in_epoch = i + 1
@@ -187,6 +196,10 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
+
+    if training.mixer:
+        key = (settings.seed, state.epoch, state.step_in_epoch, world.rank)
+        parts = [training.mixer(part, *key, number) for number, part in enumerate(parts)]
 
     def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward of one part; whether the gradients of all processes are joined in it."""
@@ -227,15 +240,20 @@ def backward(
 
     Args:
         images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
-        labels: int64 ``(B,)``.
+        labels: int64 ``(B,)``, or float ``(B, num_classes)``: the share of each class in an image that was mixed, any
+            label smoothing included.
 
     Returns:
-        Sum of the loss over the images (float32) and number of correct predictions (int64), both 0-d on the device.
+        Sum of the loss over the images (float32) and number of correct predictions (int64), both 0-d on the device. Of
+        an image that was mixed, its larger label is the correct one.
     """
     with autocast(images.device, amp):
         logits = model(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if labels.is_floating_point():  # timm's SoftTargetCrossEntropy
+            loss, labels = nn.functional.cross_entropy(logits, labels.to(logits.dtype)), labels.argmax(1)
+        else:
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     scaler.scale(loss / parts if parts > 1 else loss).backward()
     return loss.detach() * len(labels), (logits.argmax(1) == labels).sum()
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pcpad.config import OptimSettings
+from pcpad.config import OptimSettings, nearest
 
 WITH_WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)
 """Modules whose `weight` decays under ``decay="weights"``; every other parameter does not."""
@@ -39,12 +39,44 @@ def peak_rate(settings: OptimSettings, batch_size: int) -> float:
     return settings.lr * batch_size / settings.lr_batch_size
 
 
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.SGD:
-    """SGD with momentum over the model's trainable parameters; raises ValueError if there are none.
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """SGD with momentum, or one of timm's optimizers, over the model's trainable parameters.
 
     The learning rate is set before each step.
+
+    Raises:
+        ValueError: there is no trainable parameter; or timm has no such optimizer, or one that does not take the
+            options.
     """
     groups = parameter_groups(model, settings.weight_decay, settings.decay)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
+    if settings.name != "sgd":
+        return timm_optimizer(groups, settings)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def timm_optimizer(groups: list[dict], settings: OptimSettings) -> torch.optim.Optimizer:
+    """An optimizer of timm by name, ``lookahead_`` before it included; raises like `make_optimizer`."""
+    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+
+    base = settings.name.removeprefix("lookahead_")
+    known = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
+    if base not in known:
+        raise ValueError(
+            f"optim.name {settings.name!r} is neither sgd nor an optimizer of timm that goes by the gradient alone: choose "
+            f"from sgd, {', '.join(known)}{nearest(base, known)}"
+        )
+    try:
+        return create_optimizer_v2(
+            groups,
+            opt=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            **settings.options,
+        )
+    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        given = f" with {settings.options}" if settings.options else ""
+        raise ValueError(f"optim.name {settings.name}{given}: timm cannot make it ({first})") from error
