@@ -16,7 +16,7 @@ STOREYS = [
     {"study"},
     {"arguments"},
     {"evaluation", "training", "inspection"},
-    {"data", "models", "probe", "weights"},
+    {"data", "constructors", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
     {"config", "environment", "folders", "progress", "statistics", ""},

@@ -1,7 +1,7 @@
 """Settings of ``pcpad border``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pcpad.config.commands import check_subject
 from pcpad.config.fields import aside, check, check_size
@@ -15,6 +15,8 @@ class BorderSettings:
     run: str | None = None
     """Folder of a run; its model, size, preprocessing and data are the defaults of all below."""
     model: str | None = None
+    """Without a run: as in train."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""

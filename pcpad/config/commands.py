@@ -1,7 +1,7 @@
 """Settings of the other commands: eval, inspect, data check."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pcpad.config.fields import aside, check, check_size
 from pcpad.config.images import DataSettings, PreprocessSettings
@@ -15,6 +15,8 @@ def check_subject(settings, verb: str) -> None:
         raise ValueError(f"say what to {verb}: either --run DIR, or --model NAME with --weights")
     if settings.run is not None and settings.weights is not None:
         raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
+    if settings.run is not None and settings.model_kwargs:
+        raise ValueError("--model_kwargs belongs to --model; the network of a run is that which it trained")
     if settings.model is not None and settings.weights is None:
         raise ValueError(f"--model {settings.model} needs --weights: a file, a name, or `pretrained`")
 
@@ -26,6 +28,8 @@ class EvalSettings:
     run: str | None = None
     """Folder of a run; its model, padding, size, preprocessing and data are the defaults of all below."""
     model: str | None = None
+    """Without a run: as in train."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
@@ -77,6 +81,8 @@ class InspectSettings:
 
     model: str | None = None
     """`resnet50`, `torchvision/NAME` (detectors and segmentation too) or `timm/NAME`; or the first word of the call."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
+    """What else the library's constructor takes, such as `output_stride: 16`."""
     padding: str = "partial"
     """Padding mode to look at."""
     size: int | None = None

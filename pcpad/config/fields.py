@@ -1,6 +1,6 @@
 """What the settings classes share: fields that change no result, and checks that name what is wrong."""
 
-from dataclasses import MISSING, field
+from dataclasses import field
 from difflib import get_close_matches
 
 
@@ -9,11 +9,9 @@ def aside(default, **kwargs):
     return field(default=default, metadata={"result": False}, **kwargs)
 
 
-def later(default=MISSING, **kwargs):
+def later(default, **kwargs):
     """A field that came after the first runs: at its default it stays out of the digest, and older runs keep theirs."""
-    if default is not MISSING:
-        kwargs["default"] = default
-    return field(metadata={"later": True}, **kwargs)
+    return field(default=default, metadata={"later": True}, **kwargs)
 
 
 def nearest(name: str, choices) -> str:

@@ -116,8 +116,8 @@ class AugmentSettings:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize."""
     randaugment: str | None = later(None)
-    """RandAugment, such as m9-n2: magnitude 9 of 10, 2 operations. DALI's own in the DALI loader, timm's in the
-    torchvision loader, which are not alike: the run and its records name which. timm's `mstd` and `p` are for the latter."""
+    """RandAugment, such as m9-n2: magnitude 9 of 10, 2 operations. It is DALI's own in the DALI loader, timm's in the
+    torchvision loader, and they are not alike: the run and its records name which. `mstd` and `p` are timm's alone."""
     color_jitter: float = later(0.0)
     """Brightness, contrast and saturation are each scaled by a factor from 1 - this to 1 + this; torchvision's in the
     torchvision loader, DALI's color_twist in the other."""
@@ -138,7 +138,7 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class MixSettings:
-    """Mixing images of a batch and their labels, by timm's Mixup; the accuracy in training is against the larger label."""
+    """Mixing images of a batch and their labels, by timm's Mixup; accuracy in training is against the larger label."""
 
     mixup: float = 0.0
     """Alpha of mixup (arXiv:1710.09412): images are blended; 0 for none."""

@@ -12,7 +12,8 @@ from pcpad.config.images import (
     ProgressiveSettings,
 )
 
-SCHEDULES = ("step", "cosine", *(f"timm/{name}" for name in "constant cosine multistep poly rsqrt step tanh wsd".split()))
+TIMM_SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
+SCHEDULES = ("step", "cosine", *(f"timm/{name}" for name in TIMM_SCHEDULES))
 """Names of schedules. Each is a function of the step alone; timm's plateau, which looks at results, is not one."""
 
 
@@ -22,7 +23,7 @@ class OptimSettings:
 
     name: str = later("sgd")
     """`sgd` is torch's; any other name is timm's, such as adamw, lamb, lion, lookahead_adam."""
-    options: dict[str, Any] = later(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """What else timm's optimizer takes, such as `betas: [0.9, 0.95]`."""
     lr: float = 0.1
     """Peak learning rate, of a batch of any size, or of lr_batch_size."""
@@ -60,7 +61,7 @@ class ScheduleSettings:
     name: str = "step"
     """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; timm/poly, timm/wsd and
     the like are timm's, as functions of the step."""
-    options: dict[str, Any] = later(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """What else timm's create_scheduler_v2 takes, in epochs, such as `decay_rate: 1.0`."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate rises linearly to its peak."""
@@ -82,7 +83,7 @@ class ScheduleSettings:
                 f"schedule.name must be one of {', '.join(SCHEDULES)}, not {self.name!r}{nearest(self.name, SCHEDULES)}"
             )
         if not self.name.startswith("timm/"):
-            check(not self.options, "schedule.options", self.options, f"empty for {self.name}: it is of timm's schedules")
+            check(not self.options, "schedule.options", self.options, f"empty for {self.name}, which is not timm's")
         check(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
         check(self.step_epochs > 0, "schedule.step_epochs", self.step_epochs, "positive")
         check(0 < self.gamma <= 1, "schedule.gamma", self.gamma, "above 0 and at most 1")
@@ -113,7 +114,7 @@ class TrainSettings:
 
     model: str = "resnet50"
     """`torchvision/NAME`, `timm/NAME` or a bare name (torchvision's where it has it, else timm's)."""
-    model_kwargs: dict[str, Any] = later(default_factory=dict)
+    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """What else the library's constructor takes, such as `drop_path_rate: 0.1`."""
     padding: str = "partial"
     """Padding mode: zeros, partial, partial_sqrt, reflect, symmetric, replicate, circular, mean."""
@@ -137,9 +138,9 @@ class TrainSettings:
     """How an image becomes a tensor."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
-    mix: MixSettings = later(default_factory=MixSettings)
+    mix: MixSettings = field(default_factory=MixSettings, metadata={"later": True})
     """Mixup and CutMix."""
-    progressive: ProgressiveSettings = later(default_factory=ProgressiveSettings)
+    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings, metadata={"later": True})
     """Training images that grow."""
     epochs: int = 100
     """Passes over the training images."""

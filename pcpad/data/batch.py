@@ -65,8 +65,8 @@ class TrainTransform:
     """Random resized crop, horizontal flip, RandAugment and colour jitter where asked for, normalise.
 
     ``scale`` is the range of the crop's share of the image area, ``ratio`` of its aspect ratio (width /
-    height), ``hflip`` the probability of a flip. ``color_jitter`` is the largest relative change of brightness, contrast
-    and saturation. With a ``growth`` the size depends on the epoch (`at`).
+    height), ``hflip`` the probability of a flip. ``color_jitter`` is the largest relative change of brightness,
+    contrast and saturation. With a ``growth`` the size depends on the epoch (`at`).
     """
 
     size: int

@@ -135,9 +135,7 @@ def randaugmented(images: DataNode, transform: TrainTransform) -> DataNode:
     )
 
 
-def build(
-    graph: Callable[[], dict[str, DataNode]], seed: int | None = None, **settings
-) -> tuple[Pipeline, list[str]]:
+def build(graph: Callable[[], dict[str, DataNode]], seed: int | None = None, **settings) -> tuple[Pipeline, list[str]]:
     """A pipeline of a graph, and the names of its outputs.
 
     Args:

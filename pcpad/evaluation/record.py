@@ -32,8 +32,12 @@ def evaluated_settings(
     ema: bool,
     loader: str,
     amp: str,
+    model_kwargs: dict | None = None,
 ) -> dict:
-    """What of an evaluation's settings changes its result: as the record states it, and its digest is of."""
+    """What of an evaluation's settings changes its result: as the record states it, and its digest is of.
+
+    `model_kwargs` are left out where there are none, so that the digests of older records stand.
+    """
     preprocess = asdict(transform)
     del preprocess["size"]
     return {
@@ -47,6 +51,7 @@ def evaluated_settings(
         "ema": ema,
         "loader": loader,
         "amp": amp,
+        **({"model_kwargs": model_kwargs} if model_kwargs else {}),
     }
 
 
@@ -74,6 +79,8 @@ def make_record(
     seed: int | None = None,
     excluded: int = 0,
     canvas_padding: float = 0.0,
+    model_kwargs: dict | None = None,
+    augmented_by: dict | None = None,
 ) -> dict:
     """One evaluation as a plain dict.
 
@@ -84,6 +91,8 @@ def make_record(
         run_digest: settings digest of the run, which says how the weights came to be.
         weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
         excluded: damaged training images that were left out when the weights were trained.
+        model_kwargs: what else the constructor of the network was given.
+        augmented_by: whose code augmented the images that the weights were trained with (`training.mixing`).
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
     """
     evaluated = evaluated_settings(
@@ -96,6 +105,7 @@ def make_record(
         ema=ema,
         loader=loader,
         amp=amp,
+        model_kwargs=model_kwargs,
     )
     return {
         "schema": SCHEMA,
@@ -105,6 +115,8 @@ def make_record(
         "checkpoint": checkpoint,
         "step": step,
         **evaluated,
+        "model_kwargs": model_kwargs or {},
+        "augmented_by": augmented_by or {},
         "padding_trained": padding_trained,
         "data": data,
         "n": counts.n,

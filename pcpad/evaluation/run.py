@@ -107,6 +107,7 @@ def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, tr
     """The fields of a cell's record that change its result."""
     return {
         "model": str(subject.name),
+        "model_kwargs": subject.model_kwargs,
         "num_classes": subject.num_classes,
         "padding": padding,
         "power": power_of(padding, subject.power),

@@ -62,6 +62,8 @@ def epoch_record(training, counts: Counts) -> dict:
         amp=settings.amp,
         ema=training.state.average is not None,
         run=run["id"],
+        model_kwargs=settings.model_kwargs,
+        augmented_by=run["augmented_by"],
         checkpoint="epoch",
         step=training.state.step,
         seed=settings.seed,

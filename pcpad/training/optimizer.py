@@ -64,8 +64,8 @@ def timm_optimizer(groups: list[dict], settings: OptimSettings) -> torch.optim.O
     known = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
     if base not in known:
         raise ValueError(
-            f"optim.name {settings.name!r} is neither sgd nor an optimizer of timm that goes by the gradient alone: choose "
-            f"from sgd, {', '.join(known)}{nearest(base, known)}"
+            f"optim.name {settings.name!r} is neither sgd nor an optimizer of timm that goes by the gradient alone: "
+            f"choose from sgd, {', '.join(known)}{nearest(base, known)}"
         )
     try:
         return create_optimizer_v2(

@@ -10,7 +10,7 @@ from torch import nn
 
 from pcpad import models, weights
 from pcpad.config import TrainSettings, digest
-from pcpad.data.batch import EvalTransform, TrainTransform
+from pcpad.data.batch import EvalTransform
 from pcpad.data.catalogue import NAMED, DataSet, open_for_training
 from pcpad.data.damage import DamagedImageError
 from pcpad.data.loaders import choose_loader, default_workers
@@ -26,10 +26,12 @@ from pcpad.training import checkpoint
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
+from pcpad.training.mixing import augmented_by, check_mixing
 from pcpad.training.optimizer import peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
 from pcpad.training.signals import Signals, Stopped
+from pcpad.training.sizes import sides_of, train_transform, which_sizes
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -78,6 +80,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
     if settings.data.native:
         refuse_filling([settings.padding])
     check_world(settings, world, device)
+    check_mixing(settings, world.size, loader_name)
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")
 
@@ -97,6 +100,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
             "excluded": data.excluded,
+            "augmented_by": augmented_by(settings),
         }
         resume = None
         if settings.resume:
@@ -104,7 +108,8 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             resume = checkpoint.load(path)
             world.on_main(lambda: rewind(folder, resume["step"], resume["step_in_epoch"] == 0))
         torch.manual_seed(settings.seed)
-        model = models.build(name, len(data.classes), None if resume else settings.weights, settings.reset_head)
+        start = None if resume else settings.weights
+        model = models.build(name, len(data.classes), start, settings.reset_head, settings.model_kwargs)
         if settings.zero_init and settings.weights is None:
             models.zero_init_residual(model)
         if settings.weights:
@@ -116,10 +121,13 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             multiple = probe_native(model, str(name), settings.padding, settings.size)
             transform = native_transform(transform, multiple)
         else:
-            probe(model, str(name), settings.padding, settings.size)
+            for side in sides_of(settings):
+                probe(model, str(name), settings.padding, side)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         say(which_batch(settings, world))
+        if settings.progressive.start is not None:
+            say(which_sizes(settings))
         if not resume:
             world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
         say(f"run: {folder}")
@@ -210,10 +218,9 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
         "rank": world.rank,
         "world": world.size,
     }
-    stated = vars(settings.augment) | {"size": settings.size, "mean": transform.mean, "std": transform.std}
-    augment, sizes, val_sizes = TrainTransform(**stated), None, None
+    augment, sizes, val_sizes = train_transform(settings, transform), None, None
     if isinstance(transform, NativeTransform):
-        augment = NativeTrainTransform(**stated, multiple=transform.multiple)
+        augment = NativeTrainTransform(**vars(augment), multiple=transform.multiple)
         sizes, val_sizes = (image_sizes(split, num_cores()) for split in (data.train, data.val))
     share = settings.batch_size // world.size
     batch, eval_batch = share // settings.accumulate, settings.eval_batch_size or share
