@@ -55,9 +55,6 @@ def construct(name: ModelName, model_kwargs: dict, **own) -> nn.Module:
         raise ValueError(f"model_kwargs: {decided[0]} is not the user's to give: pcpad decides it; leave it out")
     try:
         model = call(name, own | model_kwargs)
-        if name.library == "torchvision" and model_kwargs:
-            refuse_swallowed(name, model, model_kwargs)
-        return model
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if not model_kwargs:
@@ -112,4 +109,4 @@ def unknown_argument(name: ModelName, argument: str) -> str:
     with contextlib.suppress(Exception), torch.device("meta"):  # only for the message
         choices = [key for key in taken(call(name, {})) if key not in DECIDED[name.library]]
     known = f"; its class states {', '.join(choices)}{nearest(argument, choices)}" if choices else ""
-    return f"model_kwargs: {name} does not take {argument!r}{known}"
+    return f"model_kwargs: {name} does not take {argument!r}{known}; --model_kwargs '{{}}' takes back a recipe's"
