@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train eval border inspect study table report tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train adapt eval border export inspect study table report doctor docs tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -19,6 +19,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "  variables: MODEL=resnet50 PAD=partial PADS=zeros,partial DATA=textures|imagenet|/path RECIPE=paper SEED=0 GPUS=1"
 	@echo "             RUN=runs/... SIZES=128,224 STUDY=cifar10 OUT=/path ARGS='--epochs 3' PYTHON=python3 (instead of .venv)"
+	@echo "             pcpad data list: the other names that DATA takes, and how to get them"
 	@echo "  example:   make train MODEL=resnet50 PAD=partial"
 
 setup: $(READY) ## make .venv with exact versions (any target does this on first use)
@@ -31,11 +32,18 @@ train: $(READY) ## train MODEL with PAD on DATA by RECIPE; RUN=runs/... resumes
 	$(if $(PADS),$(error make train takes one padding: PAD=$(PADS)))
 	@$(PCPAD) train $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
 
+adapt: $(READY) ## bring MODEL's weights (ARGS='--weights FILE', the library's if not given) to PAD on DATA; RUN=runs/... resumes
+	$(if $(PADS),$(error make adapt takes one padding: PAD=$(PADS)))
+	@$(PCPAD) adapt $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,DATA,--data.name) $(call option,RECIPE,--recipe) $(call option,SEED,--seed) $(call option,GPUS,--gpus) $(call option,RUN,--resume) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
+
 eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS and SIZES
 	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)
 
 border: $(READY) ## what each of PADS does to features near the border: RUN, or MODEL with ARGS='--weights FILE'; no labels needed
 	@$(PCPAD) border $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PADS,--paddings) $(call option,SIZES,--size) $(call option,DATA,--data.name) $(call option,SEED,--seed) $(call option,OUT,--out) $(ARGS)
+
+export: $(READY) ## write RUN (or MODEL with ARGS='--weights FILE') in its padding mode: ARGS='--format timm|onnx|torch'
+	@$(PCPAD) export $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
 
 inspect: $(READY) ## show what PAD would do to each layer of MODEL at SIZES, without weights
 	@$(PCPAD) inspect $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,SIZES,--size) $(call option,OUT,--out) $(ARGS)
@@ -48,6 +56,12 @@ table: $(READY) ## make the tables of STUDY from its results
 
 report: $(READY) ## one HTML page of STUDY, or of all studies, with tables and figures, from records alone
 	@$(PCPAD) report $(call option,STUDY,--study) $(call option,OUT,--out) $(ARGS)
+
+doctor: $(READY) ## say what is installed, whether it works, and what a training would use
+	@$(PCPAD) doctor $(call option,DATA,--data) $(ARGS)
+
+docs: $(READY) ## build the documentation into build/docs, with warnings as errors
+	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs && echo "written: build/docs/index.html"
 
 tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)

@@ -11,6 +11,7 @@ _EXPORTS = {
     "convert": "pcpad.padding",
     "debug": "pcpad.padding",
     "inspect": "pcpad.padding",
+    "load": "pcpad.export.folder",
     "register_conv": "pcpad.padding",
     "register_padding": "pcpad.padding",
 }
@@ -23,6 +24,7 @@ __all__ = [
     "convert",
     "debug",
     "inspect",
+    "load",
     "register_conv",
     "register_padding",
 ]

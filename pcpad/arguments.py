@@ -14,14 +14,22 @@ from pcpad.config import TrainSettings, nearest
 
 COMMANDS = {
     "train": "train one network with one padding, evaluate and record it",
+    "adapt": "bring weights of zero padding to another padding, with little training or none",
     "eval": "evaluate a run, or a model with weights, over paddings and sizes",
     "border": "measure what each padding does to features near the border, without labels",
+    "export": "write a network in its padding mode for use elsewhere: timm folder, ONNX, torch.export",
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
+    "data list": "list the data sets that have a name: size, licence, source, and whether they are ready here",
+    "data prepare": "get a data set ready by name; a second start goes on where the first one stopped",
     "data check": "decode every image of a data set once and name the damaged ones",
     "study run": "run what is missing of a study: networks x paddings x seeds",
     "study table": "make the tables of a study from its results, without torch",
     "report": "make one HTML page of a study's tables and figures, or of all studies, without torch",
+    "doctor": "say what is installed, whether it works, and what a training would use",
 }
+
+RECIPES = {"textures": "textures", "cifar10": "cifar", "elpv": "elpv"}
+"""The recipe of a data set where none is given; `paper` for every other."""
 
 
 def recipe_file(name: str) -> Path:
@@ -63,11 +71,20 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
     data = first.data.name
     if data == "auto":
         data = "imagenet" if os.environ.get("IMAGENET") else "textures"
-    recipe = first.recipe or ("textures" if data == "textures" else "paper")
+    recipe = first.recipe or RECIPES.get(data, "paper")
     settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
     if settings is None:
         return None
     return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
+
+
+def adapt_arguments(argv: list[str]) -> list[str]:
+    """Arguments of ``pcpad train`` for those of ``pcpad adapt``: its recipe and the library's weights, if not given."""
+    names = {word.partition("=")[0] for word in argv}
+    if "--resume" in names:
+        return argv
+    extra = [] if "--recipe" in names else ["--recipe", "adapt"]
+    return extra + ([] if "--weights" in names else ["--weights", "pretrained"]) + argv
 
 
 def parse(kind: type, argv: list[str], command: str, configs: list[Path] = (), check: bool = True):

@@ -5,12 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, parse, train_settings
+from pcpad.arguments import COMMANDS, adapt_arguments, parse, train_settings
 from pcpad.config import (
     BorderSettings,
     CheckSettings,
+    DoctorSettings,
     EvalSettings,
+    ExportSettings,
     InspectSettings,
+    ListSettings,
+    PrepareSettings,
     ReportSettings,
     StudyRunSettings,
     StudyTableSettings,
@@ -21,9 +25,10 @@ from pcpad.config import (
 
 # No torch here: --help and a misspelt option must not wait for it.
 
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:12}{text}\n" for name, text in COMMANDS.items())
+USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:13}{text}\n" for name, text in COMMANDS.items())
 USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
 
+DATA = {"data list": ListSettings, "data prepare": PrepareSettings}
 STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "report": ReportSettings}
 
 
@@ -56,14 +61,23 @@ def run(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
+        if command == "adapt":
+            command, rest = "train", adapt_arguments(rest)
         if command == "train":
             settings = train_settings(rest)
         elif command == "eval":
             settings = parse(EvalSettings, rest, command)
         elif command == "border":
             settings = parse(BorderSettings, rest, command)
+        elif command == "export":
+            settings = parse(ExportSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command == "doctor":
+            settings = parse(DoctorSettings, rest, command)
+        elif command in DATA:
+            first = ["--name", *rest] if rest and not rest[0].startswith("-") else rest
+            settings = parse(DATA[command], first, command)
         elif command in STUDY:
             first = ["--study", *rest] if rest and not rest[0].startswith("-") else rest
             settings = parse(STUDY[command], first, command)
@@ -84,22 +98,38 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.study.launch import run_study
 
             return run_study(settings)
+        if command == "doctor":
+            from pcpad.doctor import doctor
+
+            return 0 if doctor(settings) else 1
         if command == "inspect":
             from pcpad.inspection import inspect_model
 
             inspect_model(settings)
         elif command == "border" and settings.redraw:
-            from pcpad.evaluation.border_report import report
+            from pcpad.evaluation.border.report import report
 
             report(Path(settings.redraw))
         elif command == "border":
-            from pcpad.evaluation.border import border
+            from pcpad.evaluation.border.border import border
 
             border(settings)
         elif command == "data check":
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "export":
+            from pcpad.export.export import export
+
+            export(settings)
+        elif command == "data list":
+            from pcpad.data.prepare.command import list_data
+
+            list_data(settings)
+        elif command == "data prepare":
+            from pcpad.data.prepare.command import prepare
+
+            prepare(settings)
         elif command == "study table":
             from pcpad.study.tables import make_tables
 

@@ -32,7 +32,7 @@ def inspect_model(settings: InspectSettings) -> Inspection:
         out.open("a").close()  # it can be written: known before the work
         if new:
             out.unlink()
-    model = build_on_meta(name, settings.model_kwargs)
+    model = build_on_meta(name)
     channels, own = 3, OWN_SIZE
     if name.library == "timm":
         channels, _, own = model.pretrained_cfg.get("input_size", (channels, own, own))

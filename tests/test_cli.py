@@ -13,7 +13,10 @@ from pcpad.config import (
     BorderSettings,
     DataSettings,
     EvalSettings,
+    ExportSettings,
+    ListSettings,
     OptimSettings,
+    PrepareSettings,
     PreprocessSettings,
     StudyRunSettings,
     TrainSettings,
@@ -23,7 +26,8 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, eval, border, inspect, data check, study run, study table, report"
+ALL = "train, adapt, eval, border, export, inspect, data list, data prepare, data check, study run, study table, "
+ALL += "report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -93,7 +97,14 @@ def test_flags_need_no_value():
 
 
 def test_help_explains_every_option(capsys):
-    kinds = {"train": TrainSettings, "eval": EvalSettings, "border": BorderSettings, "study run": StudyRunSettings}
+    kinds = {
+        "train": TrainSettings,
+        "eval": EvalSettings,
+        "border": BorderSettings,
+        "study run": StudyRunSettings,
+        "export": ExportSettings,
+    }
+    kinds |= {"data list": ListSettings, "data prepare": PrepareSettings}
     for command, kind in kinds.items():
         assert main([*command.split(), "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())
@@ -110,6 +121,15 @@ def test_help_explains_every_option(capsys):
     [
         (["trian"], f"unknown command 'trian': choose from {ALL}; did you mean 'train'?"),
         (["data", "chek"], f"unknown command 'data chek': choose from {ALL}; did you mean 'data check'?"),
+        (
+            ["data", "prepare"],
+            "say which data set: pcpad data prepare NAME, one of textures, elpv, cifar10, imagenette",
+        ),
+        (["data", "prepare", "imagnet"], "unknown data set 'imagnet': choose from textures, elpv"),
+        (["data", "list", "cifar100"], "did you mean 'cifar10'?"),
+        (["data", "prepare", "textures", "--out", "x"], "textures are made below the cache"),
+        (["data", "prepare", "elpv", "--archives", "x"], "--archives: elpv comes in none"),
+        (["data", "prepare", "elpv", "--workers", "0"], "workers must be at least 1, not 0"),
         (["study"], f"unknown command 'study': choose from {ALL}; did you mean 'study run'?"),
         (["study", "run"], "say which study: pcpad study run NAME"),
         (["study", "run", "x", "--jobs", "0"], "jobs must be at least 1, not 0"),

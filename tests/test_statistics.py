@@ -42,6 +42,15 @@ def test_mean_and_deviation_by_hand():
     assert deviation([3.5, 3.5]) == 0
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 9])
+def test_equal_values_have_no_spread(n):
+    """Their mean as floats is another number in one of ten cases, and a spread of 1e-15 would make any p 0."""
+    for hits in range(0, 10_000, 7):
+        same = compare([100 * hits / 10_000] * n, [100 * (hits + 1) / 10_000] * n)
+        assert (same.low, same.p) == (None, None)
+        assert same.difference == pytest.approx(-0.01)
+
+
 def test_what_does_not_exist_is_none():
     assert (mean([]), deviation([]), deviation([4.0]), mean_interval([4.0])) == (None, None, None, None)
     assert compare([], [1.0]) is None

@@ -1,33 +1,33 @@
 """Settings: typed, documented, checked on construction; written as YAML; compared by digest."""
 
+from pcpad.config.adapt import AdaptSettings
 from pcpad.config.border import BorderSettings
-from pcpad.config.commands import CheckSettings, EvalSettings, InspectSettings
+from pcpad.config.commands import DoctorSettings, EvalSettings, InspectSettings
+from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PrepareSettings
+from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
-from pcpad.config.images import (
-    AugmentSettings,
-    DataSettings,
-    MixSettings,
-    PreprocessSettings,
-    ProgressiveSettings,
-    RandAugment,
-    parse_randaugment,
-)
-from pcpad.config.plain import differences, digest, result_part, to_dict, yaml_text
+from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
+from pcpad.config.plain import differences, digest, to_dict, yaml_text
 from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSettings
-from pcpad.config.train import OptimSettings, SaveSettings, ScheduleSettings, TrainSettings
+from pcpad.config.train import OptimSettings, ProgressiveSettings, SaveSettings, ScheduleSettings, TrainSettings
 
 __all__ = [
+    "DATA_NAMES",
+    "AdaptSettings",
     "AugmentSettings",
     "BorderSettings",
     "CheckSettings",
     "DataSettings",
+    "DoctorSettings",
     "EvalSettings",
+    "ExportSettings",
     "InspectSettings",
+    "ListSettings",
     "MixSettings",
     "OptimSettings",
+    "PrepareSettings",
     "PreprocessSettings",
     "ProgressiveSettings",
-    "RandAugment",
     "ReportSettings",
     "SaveSettings",
     "ScheduleSettings",
@@ -37,8 +37,6 @@ __all__ = [
     "differences",
     "digest",
     "nearest",
-    "parse_randaugment",
-    "result_part",
     "to_dict",
     "yaml_text",
 ]

@@ -16,10 +16,10 @@ class BorderSettings:
     """Folder of a run; its model, size, preprocessing and data are the defaults of all below."""
     model: str | None = None
     """Without a run: as in train."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Without a run: as in train."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     ema: bool | None = None

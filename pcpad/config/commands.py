@@ -1,4 +1,4 @@
-"""Settings of the other commands: eval, inspect, data check."""
+"""Settings of eval, inspect and doctor."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,8 +15,6 @@ def check_subject(settings, verb: str) -> None:
         raise ValueError(f"say what to {verb}: either --run DIR, or --model NAME with --weights")
     if settings.run is not None and settings.weights is not None:
         raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
-    if settings.run is not None and settings.model_kwargs:
-        raise ValueError("--model_kwargs belongs to --model; the network of a run is that which it trained")
     if settings.model is not None and settings.weights is None:
         raise ValueError(f"--model {settings.model} needs --weights: a file, a name, or `pretrained`")
 
@@ -29,10 +27,10 @@ class EvalSettings:
     """Folder of a run; its model, padding, size, preprocessing and data are the defaults of all below."""
     model: str | None = None
     """Without a run: as in train."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """Without a run: as in train."""
     weights: str | None = None
     """Without a run: a file, the name of the library's weights, or `pretrained`."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Without a run: as in train."""
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint of the run."""
     ema: bool | None = None
@@ -48,7 +46,9 @@ class EvalSettings:
     size: int | None = None
     """Side of the image in pixels; the run's, or the model's own, if not given."""
     sizes: str | None = None
-    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio."""
+    """Several sizes: `128,160,224`; `native:224` is the shorter side of images that keep their own aspect ratio;
+    `cut:16@224` a variant of the square of 224 with its outer 16 pixels cut off; `blank`, `noise` and `blur` replace
+    them, `shift:16@224` moves the window right and down."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
@@ -81,8 +81,6 @@ class InspectSettings:
 
     model: str | None = None
     """`resnet50`, `torchvision/NAME` (detectors and segmentation too) or `timm/NAME`; or the first word of the call."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """What else the library's constructor takes, such as `output_stride: 16`."""
     padding: str = "partial"
     """Padding mode to look at."""
     size: int | None = None
@@ -99,15 +97,12 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
-class CheckSettings:
-    """Decode every image of a data set once, name the damaged ones and remember the others."""
+class DoctorSettings:
+    """What is installed, whether it works, and what a training would use: on one screen, for a bug report."""
 
     data: str = "auto"
-    """As in train, or a folder of class folders."""
-    workers: int | None = None
-    """Threads that decode; the number of cores if not given."""
-    out: str | None = None
-    """Write the names of damaged training images to this file, so that `pcpad train --data.exclude` leaves them out."""
-
-    def __post_init__(self):
-        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+    """The images to look for, as in train."""
+    loader: Literal["auto", "dali", "torchvision"] = "auto"
+    """The loader to use, as in train; a problem if it does not import."""
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    """The device to try, as in train."""

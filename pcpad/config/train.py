@@ -3,28 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pcpad.config.fields import aside, check, check_size, later, nearest
-from pcpad.config.images import (
-    AugmentSettings,
-    DataSettings,
-    MixSettings,
-    PreprocessSettings,
-    ProgressiveSettings,
-)
-
-TIMM_SCHEDULES = ("constant", "cosine", "multistep", "poly", "rsqrt", "step", "tanh", "wsd")
-SCHEDULES = ("step", "cosine", *(f"timm/{name}" for name in TIMM_SCHEDULES))
-"""Names of schedules. Each is a function of the step alone; timm's plateau, which looks at results, is not one."""
+from pcpad.config.adapt import AdaptSettings
+from pcpad.config.fields import aside, check, check_size
+from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
 
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """SGD with momentum, or any optimizer of timm."""
+    """The optimizer: SGD with momentum, or one of timm's."""
 
-    name: str = later("sgd")
-    """`sgd` is torch's; any other name is timm's, such as adamw, lamb, lion, lookahead_adam."""
-    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """What else timm's optimizer takes, such as `betas: [0.9, 0.95]`."""
+    name: str = "sgd"
+    """`sgd` is torch's, with the momentum below; any other is timm's of that name (adamw, lamb, lion, ...)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's optimizer: `{"betas": [0.9, 0.95]}`."""
     lr: float = 0.1
     """Peak learning rate, of a batch of any size, or of lr_batch_size."""
     lr_batch_size: int | None = None
@@ -34,7 +25,7 @@ class OptimSettings:
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: float = 1e-4
-    """L2 coefficient; of the weights themselves in optimizers that decouple it, such as adamw."""
+    """L2 coefficient of SGD; of timm's optimizers as they take it, often decoupled."""
     decay: Literal["all", "weights"] = "all"
     """`all` parameters decay (the paper), or only the `weights` of convolutions and linear layers."""
 
@@ -45,24 +36,17 @@ class OptimSettings:
         check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in 0..1, 1 excluded")
         check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         check(not self.nesterov or self.momentum > 0, "optim.nesterov", self.nesterov, "false without momentum")
-        if self.name == "sgd":
-            check(not self.options, "optim.options", self.options, "empty for sgd, whose settings are all stated")
-        else:
-            check(not self.nesterov, "optim.nesterov", self.nesterov, f"false for {self.name}: it is of sgd")
-        stated = sorted({"lr", "weight_decay", "momentum"} & set(self.options))
-        if stated:
-            raise ValueError(f"optim.options: {stated[0]} is a setting of its own: --optim.{stated[0]}")
+        check(self.name != "sgd" or not self.options, "optim.options", self.options, "empty for sgd, which is torch's")
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Learning rate against step: a linear warm-up, then steps or a cosine, or one of timm's schedules."""
+    """Learning rate against step: a linear warm-up, then steps, a cosine, or one of timm's schedules."""
 
-    name: str = "step"
-    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; timm/poly, timm/wsd and
-    the like are timm's, as functions of the step."""
-    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """What else timm's create_scheduler_v2 takes, in epochs, such as `decay_rate: 1.0`."""
+    name: Literal["step", "cosine", "poly", "tanh", "multistep", "wsd", "rsqrt", "constant"] = "step"
+    """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; others are timm's."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's schedule: `{"decay_milestones": [30, 60]}`."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate rises linearly to its peak."""
     step_epochs: float = 30.0
@@ -70,24 +54,39 @@ class ScheduleSettings:
     gamma: float = 0.1
     """Factor of each drop of `step`."""
     min_lr: float = 0.0
-    """Where `cosine` ends."""
+    """Where `cosine` and timm's schedules end."""
 
     def __post_init__(self):
-        if self.name == "timm/plateau":
-            raise ValueError(
-                "schedule.name timm/plateau looks at results, so that a run could not go on exactly; choose from "
-                + ", ".join(SCHEDULES)
-            )
-        if self.name not in SCHEDULES:
-            raise ValueError(
-                f"schedule.name must be one of {', '.join(SCHEDULES)}, not {self.name!r}{nearest(self.name, SCHEDULES)}"
-            )
-        if not self.name.startswith("timm/"):
-            check(not self.options, "schedule.options", self.options, f"empty for {self.name}, which is not timm's")
         check(self.warmup_epochs >= 0, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
         check(self.step_epochs > 0, "schedule.step_epochs", self.step_epochs, "positive")
         check(0 < self.gamma <= 1, "schedule.gamma", self.gamma, "above 0 and at most 1")
         check(self.min_lr >= 0, "schedule.min_lr", self.min_lr, "at least 0")
+        own = self.name in ("step", "cosine")
+        check(
+            not own or not self.options, "schedule.options", self.options, f"empty for {self.name}, which is not timm's"
+        )
+
+
+@dataclass(frozen=True)
+class ProgressiveSettings:
+    """Training at sizes that rise with the epochs, after Howard's progressive resizing; evaluation stays at `size`."""
+
+    start: int | None = None
+    """Side in pixels in the first epoch; `size` in all of them if not given."""
+    end: int | None = None
+    """Side at the end; `size` if not given."""
+    from_epoch: float = 0.0
+    """The side rises from here on, counted from 0,"""
+    to_epoch: float = 0.0
+    """linearly up to here, in multiples of 32 pixels; at once if both are the same."""
+
+    def __post_init__(self):
+        check_size(self.start)
+        check_size(self.end)
+        check(self.from_epoch >= 0, "progressive.from_epoch", self.from_epoch, "at least 0")
+        check(self.to_epoch >= self.from_epoch, "progressive.to_epoch", self.to_epoch, "at least from_epoch")
+        if self.start is None and (self.end is not None or self.to_epoch):
+            raise ValueError("progressive.end and its epochs need progressive.start")
 
 
 @dataclass(frozen=True)
@@ -114,36 +113,38 @@ class TrainSettings:
 
     model: str = "resnet50"
     """`torchvision/NAME`, `timm/NAME` or a bare name (torchvision's where it has it, else timm's)."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
-    """What else the library's constructor takes, such as `drop_path_rate: 0.1`."""
     padding: str = "partial"
     """Padding mode: zeros, partial, partial_sqrt, reflect, symmetric, replicate, circular, mean."""
     power: float = 1.0
     """Exponent on the ratio of partial padding; 1 is the paper's."""
     on_small: Literal["raise", "replicate"] = "raise"
     """What reflect, symmetric and circular do where a feature map is smaller than its pad."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the library's constructor: `--model_kwargs.drop_path_rate 0.1`."""
     weights: str | None = aside(None)
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False
     """Start with a new classifier where the weights have another number of classes."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """From weights of zero padding to another padding."""
     zero_init: bool = False
     """Start the residual branches of torchvision's ResNets at zero (Goyal et al., arXiv:1706.02677); timm's do."""
     data: DataSettings = field(default_factory=DataSettings)
     """Which images."""
     recipe: str | None = aside(None)
-    """A file of configs/ by name, or a path; `paper` if not given, `textures` on the built-in textures."""
+    """A file of configs/ by name, or a path; if not given that of textures, cifar10 or elpv, else `paper`."""
     size: int = 224
     """Side of the square image the network sees, in pixels."""
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
     """How an image becomes a tensor."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
-    mix: MixSettings = field(default_factory=MixSettings, metadata={"later": True})
-    """Mixup and CutMix."""
-    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings, metadata={"later": True})
-    """Training images that grow."""
+    mix: MixSettings = field(default_factory=MixSettings)
+    """Mixup and cutmix."""
+    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings)
+    """Progressive resizing."""
     epochs: int = 100
-    """Passes over the training images."""
+    """Passes over the training images; 0, with adapt.first, only evaluates and recalibrates."""
     batch_size: int = 192
     """Images of one optimizer step, over all processes and all parts."""
     accumulate: int = 1
@@ -151,7 +152,9 @@ class TrainSettings:
     eval_batch_size: int | None = aside(None)
     """Images of one evaluation step of a process; its share of batch_size if not given."""
     label_smoothing: float = 0.0
-    """Of the cross-entropy."""
+    """Of the loss."""
+    loss: Literal["ce", "bce"] = "ce"
+    """Cross-entropy, or timm's binary cross-entropy of each class by itself (arXiv:2110.00476)."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     """The optimizer."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -189,7 +192,7 @@ class TrainSettings:
 
     def __post_init__(self):
         check_size(self.size)
-        check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        check(self.epochs >= (0 if self.adapt.first else 1), "epochs", self.epochs, "at least 1")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         batch = self.eval_batch_size
         check(batch is None or batch >= 1, "eval_batch_size", batch, "at least 1")
@@ -199,28 +202,17 @@ class TrainSettings:
         check(0 <= self.seed < 2**31, "seed", self.seed, "in 0..2147483647")
         check(self.log_seconds >= 0, "log_seconds", self.log_seconds, "at least 0")
         total = self.schedule.warmup_epochs
-        check(total <= self.epochs, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})")
+        check(
+            total <= self.epochs or self.epochs == 0, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})"
+        )
         check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
-        if self.data.native:
-            self.check_native()
         check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
         check(self.nodes >= 1, "nodes", self.nodes, "at least 1")
+        if self.data.native and self.progressive.start is not None:
+            raise ValueError("progressive sizes are squares: they go without --data.native")
+        if self.data.native and (self.mix.mixup or self.mix.cutmix or self.augment.erase or self.augment.randaugment):
+            raise ValueError(
+                "mixup, cutmix, erasing and RandAugment take images of one size: they go without --data.native"
+            )
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(f"nodes={self.nodes} need --rendezvous host:port, the same on each of them")
-
-    def check_native(self) -> None:
-        """Raise ValueError for what images of their own aspect ratio cannot have."""
-        augment = self.augment
-        wanted = {
-            "mix.mixup and mix.cutmix": self.mix.on,
-            "augment.randaugment": augment.randaugment is not None,
-            "augment.color_jitter": augment.color_jitter > 0,
-            "augment.erase": augment.erase > 0,
-            "progressive": self.progressive.start is not None,
-        }
-        for name, on in wanted.items():
-            if on:
-                raise ValueError(
-                    f"{name} works on images of one size; with --data.native=true, batches are of mixed sizes: leave "
-                    "one of the two out"
-                )

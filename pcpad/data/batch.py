@@ -1,12 +1,11 @@
 """What a loader yields, and the two image transforms that both loaders implement."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import floor
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from pcpad.config import ProgressiveSettings, RandAugment
 from pcpad.ragged import RaggedBatch
 
 
@@ -53,20 +52,12 @@ class EvalTransform:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """Sizes of training images by epoch: of a run of so many `epochs`, as `plan` says."""
-
-    plan: ProgressiveSettings
-    epochs: int
-
-
-@dataclass(frozen=True)
 class TrainTransform:
-    """Random resized crop, horizontal flip, RandAugment and colour jitter where asked for, normalise.
+    """Random resized crop, horizontal flip, normalise.
 
     ``scale`` is the range of the crop's share of the image area, ``ratio`` of its aspect ratio (width /
-    height), ``hflip`` the probability of a flip. ``color_jitter`` is the largest relative change of brightness,
-    contrast and saturation. With a ``growth`` the size depends on the epoch (`at`).
+    height), ``hflip`` the probability of a flip, ``randaugment`` the number of RandAugment's operations and
+    ``magnitude`` their strength, of 10.
     """
 
     size: int
@@ -76,12 +67,5 @@ class TrainTransform:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    randaugment: RandAugment | None = None
-    color_jitter: float = 0.0
-    growth: Growth | None = None
-
-    def at(self, epoch: int) -> "TrainTransform":
-        """The transform of one epoch, 0 for the first: its size is that of the epoch."""
-        if self.growth is None:
-            return self
-        return replace(self, size=self.growth.plan.side(epoch, self.growth.epochs, self.size), growth=None)
+    randaugment: int = 0
+    magnitude: int = 9

@@ -5,13 +5,16 @@ where PIL cuts the filter off, which shows in images of a few pixels. Training t
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -26,15 +29,7 @@ from pcpad.data.contract import (
     shuffled,
     steps_per_epoch,
 )
-from pcpad.data.dali_images import (
-    build,
-    decoded,
-    eval_images,
-    native_images,
-    native_train_images,
-    seeds,
-    train_images,
-)
+from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
 from pcpad.ragged import RaggedBatch
@@ -117,8 +112,10 @@ class TrainLoader:
     every rank is left out. The number of threads changes nothing. A truncated image is found only by a crop
     that reaches beyond the cut: DALI decodes no further than the crop. Where images keep their aspect ratio (a
     NativeTrainTransform, which needs `sizes`, as in EvalLoader), those of a batch are of much the same shape; then the
-    order is the torchvision loader's, and each epoch has a pipeline of its own. Where the size of the images changes
-    between two epochs, a new pipeline goes on from the state of the one before.
+    order is the torchvision loader's, and each epoch has a pipeline of its own.
+
+    Args:
+        size_of: side of an epoch's images in pixels, where it is not the transform's in all of them.
 
     Attributes:
         steps_per_epoch: batches per epoch.
@@ -141,15 +138,17 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         sizes: np.ndarray | None = None,
+        size_of: Callable[[int], int] | None = None,
     ):
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         shared = {"batch_size": batch_size, "seed": seed, "rank": rank, "world": world}
         self._fingerprint = fingerprint("dali", files, labels, **shared) | {"dali": dali_version}
         self._files, self._labels = files, torch.tensor(labels, dtype=torch.int64)
-        self._transform, self._now, self._device = transform, transform, torch.device(device)
+        self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._seed, self._rank, self._world = seed, rank, world
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
+        self._size_of, self._size = size_of, transform.size
         self._outputs: DALIGenericIterator | None = None  # made by the first epoch, so after restore
         self._checkpoint: bytes | None = None
         self._since = [0, world]  # epoch and number of ranks that the order of the files was drawn for
@@ -166,18 +165,16 @@ class TrainLoader:
         done = self._progress.start(epoch)
         if self._sides is not None:
             return self._native_epoch(epoch, done)
-        before, self._now = self._now, self._transform.at(epoch)
-        if self._now != before:
-            self._outputs = None
-        if self._outputs is None:
+        size = self._size_of(epoch) if self._size_of else self._size
+        if self._outputs is None or size != self._size:  # what follows does not depend on the size of what went before
+            self._outputs, self._size = None, size
             self._outputs = self._pipeline(self._graph)
         return self._epoch(done)
 
     def _pipeline(self, graph: Callable[[], dict[str, DataNode]]) -> DALIGenericIterator:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
-        if self._transform.randaugment is not None or self._transform.color_jitter:
-            settings["seed"] = seeds(self._seed, self._rank, *self._since)[2]
+        settings["conditionals"] = self._transform.randaugment > 0
         return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
 
     def _epoch(self, done: int) -> Iterator[Batch]:
@@ -223,7 +220,8 @@ class TrainLoader:
             pad_last_batch=True,
         )
         draws = seeds(self._seed, self._rank, *since)
-        return {"images": train_images(encoded, self._now, self._device, draws), "index": index}
+        transform = replace(self._transform, size=self._size)
+        return {"images": train_images(encoded, transform, self._device, draws), "index": index}
 
     def state(self) -> dict:
         """Returns what ``restore`` needs to go on after the batch that was taken last."""
@@ -257,11 +255,28 @@ def _outputs(
     batch_size: int,
     workers: int,
     device: torch.device,
+    conditionals: bool = False,
     **settings,
 ) -> DALIGenericIterator:
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
+    names: list[str] = []
+
+    def build() -> tuple[DataNode, ...]:
+        outputs = graph()
+        names[:] = outputs
+        return tuple(outputs.values())
+
     settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
-    pipeline, names = build(graph, **settings)
+    if conditionals:
+        with warnings.catch_warnings(
+            record=True
+        ):  # DALI's augmentations call its own old names, and it insists to say so
+            pipeline = pipeline_def(build, enable_conditionals=True, **settings)()
+            pipeline.build()
+    else:
+        pipeline = Pipeline(**settings)
+        with pipeline:
+            pipeline.set_outputs(*build())
     return DALIGenericIterator(
         pipeline,
         names,

@@ -1,13 +1,9 @@
 """DALI's graphs: decoding, resizing and augmentation of one image, with torchvision's integers for every size."""
 
-import warnings
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline
 
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.native import NativeTrainTransform, NativeTransform
@@ -93,10 +89,7 @@ def train_images(
     device: torch.device,
     seeds: list[int],
 ) -> DataNode:
-    """Crops, resizes, flips, augments and normalises at random; the crop follows torchvision's law.
-
-    Augmentation beyond crop and flip takes its seeds from the pipeline (`build`).
-    """
+    """Crops, resizes, flips and normalises at random; the crop follows torchvision's law."""
     images = fn.decoders.image_random_crop(
         encoded,
         random_area=list(transform.scale),
@@ -106,60 +99,20 @@ def train_images(
         **decoder(device),
     )
     images = resize(images, [transform.size, transform.size], transform)
-    if transform.randaugment is not None:
-        images = randaugmented(images, transform)
-    if transform.color_jitter:
-        spread = [1 - transform.color_jitter, 1 + transform.color_jitter]
-        factors = {key: fn.random.uniform(range=spread) for key in ("brightness", "contrast", "saturation")}
-        images = fn.color_twist(images, **factors)
+    if transform.randaugment:
+        images = rand_augmented(images, transform, seeds[2])
     mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
     return normalise(images, transform, mirror=mirror)
 
 
-def randaugmented(images: DataNode, transform: TrainTransform) -> DataNode:
-    """DALI's RandAugment, its magnitudes in eleven steps from 0 to 10 as timm's.
-
-    No seed goes to it: it would start the choice of operations and the sign of their magnitudes alike, so that an
-    operation would nearly always go the same way.
-    """
+def rand_augmented(images: DataNode, transform: TrainTransform, seed: int) -> DataNode:
+    """DALI's RandAugment, in a pipeline with conditionals; 11 bins, so that a magnitude means what it does to timm."""
     from nvidia.dali.auto_aug.rand_augment import rand_augment
 
-    wanted = transform.randaugment
+    shape = (transform.size, transform.size)
     return rand_augment(
-        images,
-        n=wanted.number,
-        m=wanted.magnitude,
-        num_magnitude_bins=11,
-        shape=(transform.size, transform.size),
-        monotonic_mag=wanted.increasing,
+        images, n=transform.randaugment, m=transform.magnitude, num_magnitude_bins=11, shape=shape, seed=seed
     )
-
-
-def build(graph: Callable[[], dict[str, DataNode]], seed: int | None = None, **settings) -> tuple[Pipeline, list[str]]:
-    """A pipeline of a graph, and the names of its outputs.
-
-    Args:
-        seed: of the operators that are given none, for graphs that branch by DALI's conditionals (RandAugment).
-    """
-    names: list[str] = []
-
-    def outputs() -> tuple[DataNode, ...]:
-        made = graph()
-        names[:] = list(made)
-        return tuple(made.values())
-
-    if seed is None:
-        pipeline = Pipeline(**settings)
-        with pipeline:
-            pipeline.set_outputs(*outputs())
-        return pipeline, names
-    # DALI's suite uses names that DALI has renamed, and says so past all filters: caught, and told where it is more.
-    with warnings.catch_warnings(record=True) as caught:
-        pipeline = pipeline_def(outputs, enable_conditionals=True)(seed=seed, **settings)
-    for one in caught:
-        if one.category is not DeprecationWarning:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return pipeline, names
 
 
 def decoder(device: torch.device) -> dict:

@@ -1,6 +1,8 @@
 """The pixels of the torchvision loader: PIL's resizing of one image, the reference that DALI's graphs have to match."""
 
 import math
+import random
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -11,11 +13,8 @@ from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_sides
-from pcpad.data.randomness import drawn_from
 
 FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-
-PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def eval_pixels(image: Image.Image, transform: EvalTransform) -> Tensor:
@@ -32,7 +31,7 @@ def native_pixels(image: Image.Image, transform: NativeTransform) -> Tensor:
 
 
 def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Tensor:
-    """Crops, resizes, flips and augments an RGB image: uint8 ``(3, size, size)``, or of its own aspect ratio."""
+    """Crops, resizes and flips an RGB image at random: uint8 ``(3, size, size)``, or of its own aspect ratio."""
     if isinstance(transform, NativeTrainTransform):
         box = native_box(image.height, image.width, transform.scale, rng)
         size = list(native_sides(image.height, image.width, transform.size, transform.multiple))
@@ -41,32 +40,32 @@ def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.G
         size = [transform.size, transform.size]
     image = F.resized_crop(image, *box, size, FILTERS[transform.interpolation])
     image = F.hflip(image) if rng.random() < transform.hflip else image
-    if transform.randaugment:
-        with drawn_from(int(rng.integers(2**32))):
-            image = timm_randaugment(transform)(image)
-    if transform.color_jitter:
-        image = jittered(image, transform.color_jitter, rng)
-    return F.pil_to_tensor(image)
+    return F.pil_to_tensor(rand_augmented(image, transform, rng) if transform.randaugment else image)
 
 
-@lru_cache(maxsize=8)
-def timm_randaugment(transform: TrainTransform):
-    """timm's RandAugment, with what timm's own create_transform gives it; draws from the global generators."""
+def rand_augmented(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Image.Image:
+    """timm's RandAugment, its random numbers drawn from `rng` alone."""
+    augment = rand_augment(transform.magnitude, transform.randaugment, min(image.size), transform.mean)
+    before = random.getstate(), np.random.get_state()
+    first, second = rng.integers(2**32, size=2)
+    try:
+        random.seed(int(first))
+        np.random.seed(int(second))
+        return augment(image)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@lru_cache(maxsize=32)
+def rand_augment(
+    magnitude: int, number: int, side: int, mean: tuple[float, ...]
+) -> Callable[[Image.Image], Image.Image]:
+    """timm's RandAugment for images of a side, every operation of which grows with the magnitude."""
     from timm.data.auto_augment import rand_augment_transform
 
-    hparams = {
-        "translate_const": int(transform.size * 0.45),
-        "img_mean": tuple(min(255, round(255 * mean)) for mean in transform.mean),
-        "interpolation": PIL_FILTERS[transform.interpolation],
-    }
-    return rand_augment_transform(transform.randaugment.text, hparams)
-
-
-def jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation scaled by random factors, in random order: torchvision's ColorJitter."""
-    for change in rng.permutation([F.adjust_brightness, F.adjust_contrast, F.adjust_saturation]):
-        image = change(image, rng.uniform(1 - strength, 1 + strength))
-    return image
+    hparams = {"translate_const": int(0.45 * side), "img_mean": tuple(round(255 * value) for value in mean)}
+    return rand_augment_transform(f"rand-m{magnitude}-n{number}-inc1", hparams)
 
 
 def crop_box(

@@ -1,7 +1,8 @@
 """The torchvision loader: PIL decoding and PIL resizing, the reference that the DALI loader has to match."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -90,6 +91,9 @@ class TrainLoader:
     neither read nor changed. Where images keep their aspect ratio (a NativeTrainTransform, which needs `sizes`, as in
     EvalLoader), those of a batch are of much the same shape.
 
+    Args:
+        size_of: side of an epoch's images in pixels, where it is not the transform's in all of them; it can be pickled.
+
     Attributes:
         steps_per_epoch: batches per epoch.
 
@@ -111,6 +115,7 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         sizes: np.ndarray | None = None,
+        size_of: Callable[[int], int] | None = None,
     ):
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         self._fingerprint = fingerprint(
@@ -122,7 +127,9 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._keys = _Keys(files, batch_size)
         self._finish = _Finish(labels, transform, device)
-        self._loader = _data_loader(_Samples((transform,), seed), self._keys, workers, device, world, keep_workers=True)
+        self._loader = _data_loader(
+            _Samples((transform,), seed, size_of), self._keys, workers, device, world, keep_workers=True
+        )
         self._progress = Progress()
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -192,8 +199,13 @@ class _Keys:
 class _Samples:
     """Decodes and transforms one image; the only part of a loader that runs in the workers."""
 
-    def __init__(self, transforms: tuple[EvalTransform | TrainTransform, ...], seed: int = 0):
-        self.transforms, self._seed = transforms, seed
+    def __init__(
+        self,
+        transforms: tuple[EvalTransform | TrainTransform, ...],
+        seed: int = 0,
+        size_of: Callable[[int], int] | None = None,
+    ):
+        self.transforms, self._seed, self._size_of = transforms, seed, size_of
 
     def __getitem__(self, key: tuple[str, int, int]) -> tuple[list[Tensor], int] | DamagedImageError:
         path, index, epoch = key
@@ -208,7 +220,9 @@ class _Samples:
             return native_pixels(image, transform)
         if isinstance(transform, EvalTransform):
             return eval_pixels(image, transform)
-        return train_pixels(image, transform.at(epoch), np.random.default_rng([self._seed, epoch, index]))
+        if self._size_of is not None:
+            transform = replace(transform, size=self._size_of(epoch))
+        return train_pixels(image, transform, np.random.default_rng([self._seed, epoch, index]))
 
 
 class _Finish:

@@ -246,4 +246,9 @@ def ensure(cache: Path) -> Path:
 
     Raises ``OSError`` where it is not there and ``cache`` cannot be written.
     """
-    return generate(Path(cache) / f"textures-v{VERSION}")
+    return generate(place(cache))
+
+
+def place(cache: Path) -> Path:
+    """Where ``ensure`` puts the data set."""
+    return Path(cache) / f"textures-v{VERSION}"

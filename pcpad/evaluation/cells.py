@@ -18,8 +18,10 @@ from pcpad.data.native import NativeTransform, native_transform
 from pcpad.evaluation.counts import Tally
 from pcpad.evaluation.record import read_records
 from pcpad.evaluation.subject import Subject, options
-from pcpad.padding import convert
+from pcpad.evaluation.variants import Size, variant
+from pcpad.padding import PADDING_MODES, convert
 from pcpad.probe import probe, probe_native, refuse_filling
+from pcpad.training.logbook import read_lines
 
 SAME = ("settings_digest", "manifest_digest", "run", "run_digest", "weights_digest", "checkpoint", "step")
 """Fields of a record that are alike where it is of the same cell."""
@@ -45,12 +47,9 @@ class Cell:
 
 
 def possible(
-    subject: Subject, paddings: Sequence[str], sizes: Sequence[tuple[int | None, bool]]
+    subject: Subject, paddings: Sequence[str], sizes: Sequence[Size]
 ) -> tuple[list[tuple[str, EvalTransform]], dict[tuple[str, str], str]]:
     """Try the model in every cell, on empty images.
-
-    Args:
-        sizes: pixels, None for the model's own, and whether images keep their own aspect ratio.
 
     Returns:
         Padding mode and preprocessing of the cells that the model can do, by padding and then by size; and of the
@@ -58,18 +57,22 @@ def possible(
     """
     transforms: list[EvalTransform] = []
     reasons: dict[tuple[str, str], str] = {}
-    for size, native in sizes:
-        square = models.eval_transform(subject.name, subject.preprocess, size, subject.weights)
+    for size in sizes:
+        native = size.native
+        square = models.eval_transform(subject.name, subject.preprocess, size.pixels, subject.weights)
+        square = variant(square, size) if size.kind else square
+        seen = square.seen if size.kind else square.size
         transform, multiple = native_transform(square) if native else square, 1
+        filling = [padding for padding in paddings if PADDING_MODES[padding].fills] if native else []
         for padding in paddings:
             try:
-                if native:
-                    refuse_filling([padding])
+                if padding in filling:
+                    refuse_filling(filling)  # one reason for all of them
                 convert(subject.model, padding, **options(subject, padding))
                 if native:
-                    multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, square.size))
+                    multiple = max(multiple, probe_native(subject.model, str(subject.name), padding, seen))
                 else:
-                    probe(subject.model, str(subject.name), padding, square.size)
+                    probe(subject.model, str(subject.name), padding, seen)
             except ValueError as error:
                 reasons[padding, transform.label] = str(error)
         transforms.append(native_transform(square, multiple) if native else square)
@@ -129,12 +132,29 @@ class Shelf:
 def write_reasons(folder: Path, model: str, reasons: dict[tuple[str, str], str]) -> None:
     """``not_applicable.jsonl``: one line for each cell that the model cannot do; lines of other cells stay."""
     path = folder / "not_applicable.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_lines(path) if path.is_file() else []
     new = [{"model": model, "padding": p, "size": size, "reason": text} for (p, size), text in reasons.items()]
     known = {(line["model"], line["padding"], line["size"]) for line in new}
     kept = [line for line in lines if (line["model"], line["padding"], line["size"]) not in known]
     if new:
-        path.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))
+        os.replace(temporary, path)
+
+
+def reasons_text(reasons: dict[tuple[str, str], str]) -> list[str]:
+    """A line for each reason why cells cannot be done, with the modes and sizes that it is of."""
+    lines = []
+    for reason in dict.fromkeys(reasons.values()):
+        sizes: dict[str, list[str]] = {}
+        for padding, size in (cell for cell, text in reasons.items() if text == reason):
+            sizes.setdefault(padding, []).append(size)
+        modes: dict[str, list[str]] = {}
+        for padding, found in sizes.items():
+            modes.setdefault(", ".join(found), []).append(padding)
+        cells = "; ".join(f"{', '.join(paddings)} at {found}" for found, paddings in modes.items())
+        lines.append(f"{cells}: not applicable: {reason}")
+    return lines
 
 
 def is_native(transform: EvalTransform) -> bool:

@@ -34,13 +34,10 @@ def evaluated_settings(
     amp: str,
     model_kwargs: dict | None = None,
 ) -> dict:
-    """What of an evaluation's settings changes its result: as the record states it, and its digest is of.
-
-    `model_kwargs` are left out where there are none, so that the digests of older records stand.
-    """
+    """What of an evaluation's settings changes its result: as the record states it, and its digest is of."""
     preprocess = asdict(transform)
     del preprocess["size"]
-    return {
+    stated = {
         "model": model,
         "num_classes": num_classes,
         "padding": padding,
@@ -51,8 +48,8 @@ def evaluated_settings(
         "ema": ema,
         "loader": loader,
         "amp": amp,
-        **({"model_kwargs": model_kwargs} if model_kwargs else {}),
     }
+    return stated | ({"model_kwargs": model_kwargs} if model_kwargs else {})
 
 
 def make_record(
@@ -80,7 +77,6 @@ def make_record(
     excluded: int = 0,
     canvas_padding: float = 0.0,
     model_kwargs: dict | None = None,
-    augmented_by: dict | None = None,
 ) -> dict:
     """One evaluation as a plain dict.
 
@@ -91,9 +87,8 @@ def make_record(
         run_digest: settings digest of the run, which says how the weights came to be.
         weights_digest: of the file that evaluation or training started from, or the name of the library's weights.
         excluded: damaged training images that were left out when the weights were trained.
-        model_kwargs: what else the constructor of the network was given.
-        augmented_by: whose code augmented the images that the weights were trained with (`training.mixing`).
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
+        model_kwargs: arguments of the network's constructor, stated where there are any.
     """
     evaluated = evaluated_settings(
         model=model,
@@ -115,8 +110,6 @@ def make_record(
         "checkpoint": checkpoint,
         "step": step,
         **evaluated,
-        "model_kwargs": model_kwargs or {},
-        "augmented_by": augmented_by or {},
         "padding_trained": padding_trained,
         "data": data,
         "n": counts.n,

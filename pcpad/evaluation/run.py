@@ -17,11 +17,12 @@ from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
 from pcpad.data.native import eval_order
 from pcpad.environment import hardware, num_cores, pick_device
-from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, recorded, write_reasons
+from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, reasons_text, recorded, write_reasons
 from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
 from pcpad.evaluation.show import show
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
+from pcpad.evaluation.variants import Size, parse_sizes, source, view
 from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical, power_of
@@ -47,20 +48,24 @@ def evaluate(settings: EvalSettings) -> Path:
     if settings.power is not None and "partial" not in paddings:
         others = ", ".join(paddings)
         raise ValueError(f"power={settings.power} has a meaning for partial padding only, not for {others}")
-    sizes = parse_sizes(settings.sizes) if settings.sizes else [(settings.size or subject.size, subject.native)]
+    sizes = parse_sizes(settings.sizes) if settings.sizes else [Size(settings.size or subject.size, subject.native)]
     done, reasons = possible(subject, paddings, sizes)
     if not done:
+        if settings.run and not settings.out:
+            write_reasons(Path(settings.run), str(subject.name), reasons)
         raise ValueError(next(iter(reasons.values())))
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
     say(f"model: {subject.name}; data: {data.name}, {len(data.val):,} images; {hardware(device)}; {loader_line}")
-    for (padding, size), reason in reasons.items():
-        say(f"{padding} at {size}: not applicable: {reason}")
+    for line in reasons_text(reasons):
+        say(line)
     cells = [make_cell(settings, subject, data, loader_name, *one) for one in done]
     with result_folder(Path(out), "records*") as folder:
         if settings.data.check != "none":
             check_images(data.val, settings.data.workers or num_cores())
-        sides = image_sizes(data.val, settings.data.workers or num_cores()) if any(n for _, n in sizes) else None
+        sides = (
+            image_sizes(data.val, settings.data.workers or num_cores()) if any(size.native for size in sizes) else None
+        )
         shelf, records = Shelf(folder), {}
         for cell in cells:
             if not settings.again:
@@ -77,7 +82,7 @@ def evaluate(settings: EvalSettings) -> Path:
             batches = loader.EvalLoader(
                 data.val.files,
                 data.val.labels,
-                list({cell.transform.label: cell.transform for cell in group}.values()),
+                list({made.label: made for made in (source(cell.transform) for cell in group)}.values()),
                 batch_size=settings.batch_size,
                 workers=settings.data.workers or default_workers(),
                 device=device,
@@ -107,7 +112,6 @@ def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, tr
     """The fields of a cell's record that change its result."""
     return {
         "model": str(subject.name),
-        "model_kwargs": subject.model_kwargs,
         "num_classes": subject.num_classes,
         "padding": padding,
         "power": power_of(padding, subject.power),
@@ -116,6 +120,7 @@ def what(settings: EvalSettings, subject: Subject, loader: str, padding: str, tr
         "ema": subject.facts["ema"],
         "loader": loader,
         "amp": settings.amp,
+        "model_kwargs": subject.kwargs,
     }
 
 
@@ -152,14 +157,14 @@ def pass_over(
     try:
         with torch.inference_mode():
             for batch in batches:
-                images = {
-                    label: made.to(memory_format=torch.channels_last) if settings.channels_last else made
-                    for label, made in batch.images.items()
-                }
+                images = batch.images
                 waited, clock = time.perf_counter() - clock, time.perf_counter()
                 for cell in cells:
+                    seen = view(cell.transform, images[source(cell.transform).label], batch.index)
+                    if settings.channels_last:
+                        seen = seen.to(memory_format=torch.channels_last)
                     with autocast(device, settings.amp):
-                        logits = networks[cell.padding](images[cell.transform.label])
+                        logits = networks[cell.padding](seen)
                     cell.tally.add(logits, batch)
                     cell.tally.seconds += waited / len(cells) + time.perf_counter() - clock
                     clock = time.perf_counter()
@@ -200,17 +205,3 @@ def parse_paddings(text: str) -> list[str]:
     if text == "all":
         return list(PADDING_MODES)
     return list(dict.fromkeys(canonical(part.strip()) for part in text.split(",")))
-
-
-def parse_sizes(text: str) -> list[tuple[int, bool]]:
-    """``"128,native:224"`` to pixels and whether images keep their aspect ratio; raises ValueError for another text."""
-    sizes = []
-    for part in text.split(","):
-        kind, _, side = part.strip().rpartition(":")
-        if kind not in ("", "native") or not side.isdigit() or int(side) < 1:
-            raise ValueError(
-                "sizes must be positive integers, or native:N for images of their own aspect ratio, with commas "
-                f"between them, not {text!r}"
-            )
-        sizes.append((int(side), kind == "native"))
-    return list(dict.fromkeys(sizes))

@@ -7,10 +7,11 @@ from pcpad.progress import say
 from pcpad.statistics import discordant, mcnemar, rounded_p
 
 
-def size_key(size: str) -> tuple[bool, int]:
-    """Sorts sizes as records state them: squares by their side, then native ones."""
-    kind, _, side = size.rpartition(":")
-    return bool(kind), int(side)
+def size_key(size: str) -> tuple[str, int, int]:
+    """Sorts sizes as records state them: squares by their side, then the others by kind, side and width."""
+    what, _, side = size.rpartition("@")
+    kind, _, number = (what or side).rpartition(":")
+    return (kind, int(side), int(number)) if what else (kind, int(number), 0)
 
 
 def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str | None, folder: Path) -> None:

@@ -19,7 +19,7 @@ class Subject:
         classes: folder names of the outputs, where they are known.
         preprocess: overrides of the model's own. data: name of the data set, ``auto`` if nothing was said.
         native: whether it was trained on images of their own aspect ratio.
-        model_kwargs: what else its library's constructor was given.
+        kwargs: arguments of its constructor.
         facts: record fields that are the same for every cell.
     """
 
@@ -35,7 +35,7 @@ class Subject:
     padding: str
     power: float
     on_small: str
-    model_kwargs: dict
+    kwargs: dict
     facts: dict
 
 
@@ -59,8 +59,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         raise ValueError(f"{folder} has no averaged weights: it was trained without --ema")
     state = content["ema"] if ema else content["model"]
     name = models.resolve(trained["model"])
-    model_kwargs = trained.get("model_kwargs", {})  # runs from before it have none
-    model = models.create(name, len(run["classes"]), model_kwargs)
+    model = models.create(name, len(run["classes"]), trained.get("model_kwargs"))
     if trained["weights"]:
         models.scale_input(model, name)
     weights.load_state(model, weights.unwrap(state), str(path))
@@ -76,9 +75,9 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         size=trained["size"],
         native=trained["data"].get("native", False),
         padding=trained["padding"],
-        power=trained["power"] if settings.power is None else settings.power,
+        power=content.get("power", trained["power"]) if settings.power is None else settings.power,
         on_small=settings.on_small or trained["on_small"],
-        model_kwargs=model_kwargs,
+        kwargs=trained.get("model_kwargs", {}),
         facts={
             "run": run["id"],
             "run_digest": run["settings_digest"],
@@ -89,7 +88,6 @@ def subject_of_run(settings: EvalSettings) -> Subject:
             "seed": trained["seed"],
             "excluded": run.get("excluded", 0),
             "padding_trained": trained["padding"],
-            "augmented_by": run.get("augmented_by", {}),
         },
     )
 
@@ -113,7 +111,7 @@ def subject_of_model(settings: EvalSettings) -> Subject:
         padding="zeros",
         power=1.0 if settings.power is None else settings.power,
         on_small=settings.on_small or "raise",
-        model_kwargs=settings.model_kwargs,
+        kwargs=settings.model_kwargs,
         facts={
             "weights_digest": weights.file_digest(settings.weights) if is_file else settings.weights,
             "checkpoint": Path(settings.weights).name if is_file else settings.weights,

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcpad.lock import locked
 from pcpad.study.plan import Plan
 from pcpad.study.results import note_launch
 
@@ -44,6 +46,7 @@ class Child:
     Attributes:
         task: what it does (`launch.Task`).
         log, errors: files of its output and of its errors, of all its starts. offset: where this start's errors begin.
+        hold: what `claim` gave, to be closed when it has ended.
     """
 
     task: object
@@ -53,6 +56,7 @@ class Child:
     offset: int
     began: float
     ended: float | None = None
+    hold: ExitStack = field(default_factory=ExitStack)
 
     def seconds(self) -> float:
         """Wall time."""
@@ -68,11 +72,26 @@ class Child:
         return f"killed by {signal.Signals(-code).name}; {last}" if code < 0 else last
 
 
-def start(plan: Plan, task, slot: dict[str, str]) -> Child:
+def claim(plan: Plan, task) -> ExitStack | None:
+    """The right to evaluate a run for a study, until it is closed; None where another process has it.
+
+    A training takes the lock of its folder itself.
+    """
+    hold = ExitStack()
+    if task.kind == "eval":
+        try:
+            hold.enter_context(locked(Path("runs", plan.name, "evaluating", task.run.name)))
+        except ValueError:
+            return None
+    return hold
+
+
+def start(plan: Plan, task, slot: dict[str, str], hold: ExitStack) -> Child:
     """Start a task's process in a session of its own: Ctrl-C reaches it through `stop` alone.
 
     Args:
         slot: what to add to its environment; PCPAD_WORKERS becomes --data.workers.
+        hold: what `claim` gave.
     """
     logs = Path("runs", plan.name, "logs")
     logs.mkdir(parents=True, exist_ok=True)
@@ -93,7 +112,7 @@ def start(plan: Plan, task, slot: dict[str, str]) -> Child:
             env={**os.environ, **extra},
             start_new_session=True,
         )
-    return Child(task, process, log, errors, offset, time.monotonic())
+    return Child(task, process, log, errors, offset, time.monotonic(), hold=hold)
 
 
 def end(plan: Plan, child: Child, error: str | None) -> None:

@@ -1,11 +1,11 @@
 """Tables of evaluations: weights trained with one padding, evaluated with others and at other sizes."""
 
 from pcpad.statistics import decimals, deviation, mcnemar, mean, mean_interval, rounded, rounded_p, wilson
-from pcpad.study.grid import NO_DATA, Run, pattern_of
+from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
 from pcpad.study.plan import Plan
 from pcpad.study.results import NOT_APPLICABLE
-from pcpad.study.training_table import half_of, same_images
+from pcpad.study.training_table import half_of, loaders_of, same_images
 
 
 def cells_of(plan: Plan, entries: list[dict], status: str = "done") -> dict[tuple, list[dict]]:
@@ -24,16 +24,11 @@ def cells_of(plan: Plan, entries: list[dict], status: str = "done") -> dict[tupl
         if entry["kind"] != "evaluation" or run is None or entry["status"] != status:
             continue
         cell = entry["padding_evaluated"], entry["size"]
-        if cell in plan.cells(run) and entry["run_digest"] == run.digest(entry["record"]["loader"]):
-            cells.setdefault((label_of(run), run.padding, *cell), []).append(entry)
+        if cell in plan.cells(run) and run.made(entry["run_digest"]):
+            cells.setdefault((plan.label(run), run.padding, *cell), []).append(entry)
     if status == "done":
         same_images([entry for found in cells.values() for entry in found])
     return cells
-
-
-def label_of(run: Run) -> str:
-    """The network, and what else is varied."""
-    return " ".join([run.model.partition("/")[2], *(f"{key}={value}" for key, value in run.varied.items())])
 
 
 def percents(entries: list[dict]) -> list[float]:
@@ -60,7 +55,7 @@ def number(entries: list[dict]) -> str:
 def cross_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
     """For each network and size: trained with (rows) against evaluated with (columns)."""
     cells, impossible = cells_of(plan, entries), cells_of(plan, entries, NOT_APPLICABLE)
-    models = dict.fromkeys(label_of(run) for run in plan.runs)
+    models = dict.fromkeys(plan.label(run) for run in plan.runs)
     trained = dict.fromkeys(run.padding for run in plan.runs)
     rows = []
     for model in models:
@@ -74,6 +69,7 @@ def cross_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
         f"Top-1 in percent{images_of(cells)} of the last epoch's weights; bold: evaluated with the padding of the "
         f"training. ± is half the 95% interval: of the mean over {runs_of(cells)}, or of one run over its images."
     )
+    told += loaders_of([entry for found in cells.values() for entry in found])
     parts = [told]
     if rows:
         head = ["network", "size", "trained with", *(f"evaluated with {padding}" for padding in plan.paddings)]
@@ -107,14 +103,15 @@ def paired_text(cells: dict[tuple, list[dict]]) -> list[str]:
                 f"- {model} at {size}, trained with {own}: images right with {padding} only: {pair['only_this']}, "
                 f"with {own} only: {pair['only_other']}; p {rounded_p(p)}"
             )
-    return ["One run each, so on the same images (McNemar's exact test):\n\n" + "\n".join(lines)] if lines else []
+    told = "One run each, so on the same images (McNemar's exact test, p not adjusted for their number):"
+    return [f"{told}\n\n" + "\n".join(lines)] if lines else []
 
 
 def resolution_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
     """Accuracy against size, each network evaluated with the padding it was trained with."""
     cells, impossible = cells_of(plan, entries), cells_of(plan, entries, NOT_APPLICABLE)
     rows = []
-    for model in dict.fromkeys(label_of(run) for run in plan.runs):
+    for model in dict.fromkeys(plan.label(run) for run in plan.runs):
         for own in dict.fromkeys(run.padding for run in plan.runs):
             keys = [(model, own, own, size) for size in plan.sizes]
             if any(key in cells for key in keys):
@@ -123,6 +120,7 @@ def resolution_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
         f"Top-1 in percent{images_of(cells)} by the side of the image in pixels, evaluated with the padding of the "
         f"training. ± is half the 95% interval: of the mean over {runs_of(cells)}, or of one run over its images."
     )
+    told += loaders_of([entry for found in cells.values() for entry in found])
     parts = [told]
     if rows:
         parts.append(table(["network", "padding", *plan.sizes], rows, numbers_from=2))
@@ -174,15 +172,18 @@ def missing_text(plan: Plan, cells: dict[tuple, list[dict]]) -> list[str]:
     there = {(entry["name"], key[2], key[3]) for key, entries in cells.items() for entry in entries}
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in plan.runs:
-        groups.setdefault((label_of(run), run.padding), []).append(run)
+        groups.setdefault((plan.label(run), run.padding), []).append(run)
     lines = []
     for (model, padding), runs in groups.items():
         missing = len([1 for run in runs for cell in plan.cells(run) if (run.name, *cell) not in there])
         if missing:
-            command = f"pcpad study run {plan.name} --only '{pattern_of(runs)}'"
+            own = "" if plan.source else plan.data_option
+            command = f"pcpad study run {plan.call} --only '{pattern_of(runs)}'{own}"
             lines.append(f"- {model}, {padding}: {missing} evaluations: `{command}`")
     if not lines:
         return []
-    data = "" if plan.data else f" --data {NO_DATA}"
-    before = [f"What is to be evaluated is trained by `pcpad study run {plan.source}{data}`."] if plan.source else []
+    before = []
+    if plan.source:
+        trains = f"pcpad study run {plan.source_call}{plan.data_option}"
+        before = [f"What is to be evaluated is trained by `{trains}`."]
     return ["\n\n".join(["Missing:", *before, "\n".join(lines)])]

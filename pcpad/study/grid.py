@@ -3,17 +3,18 @@
 import itertools
 import json
 import re
-import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from pcpad.arguments import option_names, suggest, train_settings
-from pcpad.config import TrainSettings, differences, digest, nearest, result_part, to_dict
+from pcpad.config import DataSettings, TrainSettings, differences, digest, nearest, to_dict
 from pcpad.training.logbook import flatten
 
 NO_DATA = "/path/to/images"
 """Stands in a command where the study names no images."""
 GRID = ("model", "padding", "seed")
+LOADERS = tuple(name for name in get_args(get_type_hints(DataSettings)["loader"]) if name != "auto")
 LAUNCH = ("recipe", "data.name", "out", "resume", "gpus", "nodes", "rendezvous")
 """Settings that the study states elsewhere, or that its launch decides."""
 
@@ -53,6 +54,10 @@ class Run:
             replace(self.settings, data=replace(data, loader=loader if data.loader == "auto" else data.loader))
         )
 
+    def made(self, found: str) -> bool:
+        """Whether a settings digest is that of such a run, with any loader that the plan leaves open."""
+        return found in {self.digest(loader) for loader in LOADERS}
+
 
 def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run]:
     """Every run of the grid, each with settings that can be trained."""
@@ -61,7 +66,7 @@ def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run
     grid = {"model": grid["model"], "padding": grid["padding"], "seed": [0]} | grid
     known = option_names(TrainSettings)
     for key in [*settings, *grid]:
-        wrong(key in known or inside_mapping(key, known), file, f"unknown setting {key!r}{suggest(key, known)}")
+        wrong(key in known, file, f"unknown setting {key!r}{suggest(key, known)}")
         wrong(key not in LAUNCH, file, f"{key}: is no part of settings or grid")
     for key in settings:
         wrong(key not in grid, file, f"settings.{key}: the grid says that")
@@ -111,11 +116,6 @@ def pattern_of(runs: list[Run]) -> str:
     return f"{head}s*{first.name[len(head) + len(f's{first.settings.seed}') :]}"
 
 
-def inside_mapping(key: str, known: dict[str, type]) -> bool:
-    """Whether a dotted name is an entry of a setting that holds a mapping, such as ``model_kwargs.drop_rate``."""
-    return any(typing.get_origin(known[name]) is dict and key.startswith(f"{name}.") for name in known)
-
-
 def text_of(value) -> str:
     """A value as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -127,7 +127,11 @@ def differences_from(run: Run, settings: dict) -> list[str]:
     loader = settings.get("data", {}).get("loader")
     if planned["data"]["loader"] == "auto" and loader:
         planned["data"]["loader"] = loader
-    return differences(result_part(TrainSettings, settings), planned)
+
+    def known(old: dict, new: dict) -> dict:
+        return {k: known(v, new[k]) if isinstance(new[k], dict) else v for k, v in old.items() if k in new}
+
+    return differences(known(settings, planned), planned)
 
 
 def mapping(file: Path, key: str, value) -> dict:

@@ -8,12 +8,12 @@ from fnmatch import fnmatch
 
 from pcpad.config.study import StudyRunSettings
 from pcpad.progress import say
-from pcpad.study.children import Asked, Child, end, start, stop
+from pcpad.study.children import Asked, Child, claim, end, start, stop
 from pcpad.study.grid import Run
-from pcpad.study.listing import show
+from pcpad.study.listing import notices, show
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
-from pcpad.study.results import collect, evaluation_entries, missing_cells, results_of
-from pcpad.study.states import CHANGED, DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
+from pcpad.study.results import collect, covered, results_of
+from pcpad.study.states import DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
 from pcpad.training.signals import STOPPED
 
 STOP_CODES = (STOPPED, 130)
@@ -61,15 +61,10 @@ def run_study(settings: StudyRunSettings) -> int:
         return 0
     collect(plan)
     bad = [name for name, state in states.items() if state.kind in REFUSED]
-    for run in runs:
-        if run.name in bad:
-            what = "holds a run with other settings" if states[run.name].kind == CHANGED else "is damaged"
-            say(f"{run.folder} {what} ({states[run.name].detail}): move it away to run this")
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
-    for run in runs:
-        if plan.source and states[run.name].kind != DONE and missing_cells(plan, run, recorded):
-            say(f"{run.name} is {states[run.name].kind}: pcpad study run {plan.source} trains it")
+    for line in notices(plan, runs, states, recorded):
+        say(line)
     if tasks:
         need_data(plan)
     with Asked() as asked:
@@ -80,7 +75,7 @@ def run_study(settings: StudyRunSettings) -> int:
     say(f"{plan.name}: {len(outcome.done)} done now, {len(outcome.failed)} failed, {len(outcome.stopped)} stopped")
     for name in outcome.failed:
         say(f"failed: {name}")
-    say(f"results: {plan.folder / 'results.jsonl'}; next: pcpad study table {plan.name}")
+    say(f"results: {plan.folder / 'results.jsonl'}; next: pcpad study table {plan.call}")
     if asked.times:
         say("to go on: the same command again")
         return 130
@@ -126,7 +121,7 @@ def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
     slots: list[dict[str, str]] = [{} for _ in range(jobs)]
     if settings.gpus is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = seen.split(",") if seen else [str(i) for i in range(settings.gpus)]
+        names = [str(i) for i in range(settings.gpus)] if seen is None else [n for n in seen.split(",") if n]
         if settings.gpus > len(names):
             raise ValueError(f"gpus={settings.gpus}: CUDA_VISIBLE_DEVICES={seen} shows {len(names)}")
         for i, slot in enumerate(slots):
@@ -167,7 +162,7 @@ def evaluation_task(plan: Plan, run: Run) -> Task | None:
     state = state_of(run)
     if state.kind != DONE or not (run.folder / "checkpoints/last.pt").is_file():
         return None
-    there = {(entry["padding_evaluated"], entry["size"]) for entry in evaluation_entries(plan, run, state)}
+    there = covered(run, state)
     missing = [cell for cell in plan.cells(run) if cell not in there]
     if not missing:
         return None
@@ -186,35 +181,49 @@ def work(
 ) -> None:
     """Do the tasks, as many at a time as there are slots; Ctrl-C stops what runs, and starts nothing more.
 
+    So does an error of the bookkeeping, a full disk for example: what runs saves before the error goes on.
+
     Args:
         again: looks anew at a task just before it is started: another process may have done it.
     """
     queue, children = list(tasks), {}
-    while children or (queue and not asked.times):
-        for place in [i for i in range(len(slots)) if i not in children][: len(queue)]:
-            task = None if asked.times else again(queue.pop(0))
-            if task is not None:
-                children[place] = start(plan, task, slots[place])
+    try:
+        while children or (queue and not asked.times):
+            for place in [i for i in range(len(slots)) if i not in children][: len(queue)]:
+                task = None if asked.times else again(queue.pop(0))
+                if task is None:
+                    continue
+                if (hold := claim(plan, task)) is None:
+                    say(f"left {task.run.name}: another process evaluates it")
+                    continue
+                children[place] = start(plan, task, slots[place], hold)
                 say(f"started {task.kind} {task.run.name} ({len(queue)} more to start), log {children[place].log}")
-        if asked.times:
-            say(f"stopping {len(children)}: each saves after its step; Ctrl-C again ends them at once")
-            stop([child.process for child in children.values()], asked)
-        for place in [i for i, child in children.items() if child.process.poll() is not None]:
-            finish(plan, children.pop(place), outcome, stopping=asked.times > 0)
-        if children:
-            time.sleep(0.05)
+            if asked.times:
+                say(f"stopping {len(children)}: each saves after its step; Ctrl-C again ends them at once")
+                stop([child.process for child in children.values()], asked)
+            for place in [i for i, child in children.items() if child.process.poll() is not None]:
+                finish(plan, children.pop(place), outcome, stopping=asked.times > 0)
+            if children:
+                time.sleep(0.05)
+    except BaseException:
+        stop([child.process for child in children.values()], asked)
+        raise
 
 
 def finish(plan: Plan, child: Child, outcome: Outcome, stopping: bool = False) -> None:
     """Note how a process has ended, and collect what it has brought."""
     task, code = child.task, child.process.returncode
     name = task.run.name
-    complete = state_of(task.run).kind == DONE and (task.kind == "train" or evaluation_task(plan, task.run) is None)
-    elsewhere = code != 0 and state_of(task.run).kind == RUNNING
-    error = None
-    if elsewhere:
+    child.hold.close()
+    state = state_of(task.run)
+    if code != 0 and state.kind == RUNNING:
         say(f"left {name}: another process has it")
-    elif complete and code == 0:
+        return
+    # An evaluation all of whose cells cannot be ends with an error, and there is nothing left to do.
+    empty = task.kind == "eval" and state.kind == DONE and not set(plan.cells(task.run)) - covered(task.run, state)
+    done = empty or (task.kind == "train" and state.kind == DONE and code == 0)
+    error = None
+    if done:
         outcome.done.append(name)
     elif code in STOP_CODES or (stopping and code < 0):
         outcome.stopped.append(name)
@@ -225,6 +234,6 @@ def finish(plan: Plan, child: Child, outcome: Outcome, stopping: bool = False) -
         say(f"failed {name}: exit code {code}: {error}")
     end(plan, child, error)
     collect(plan, (task.run,))
-    if complete and code == 0:
-        detail = f": {state_of(task.run).detail}" if task.kind == "train" else ""
+    if done:
+        detail = f": {state.detail}" if task.kind == "train" else ""
         say(f"done {task.kind} {name}{detail}, {child.seconds():.0f} s")

@@ -1,12 +1,14 @@
 """A study's runs before they are started: state, cost, and the commands that run them."""
 
+import shlex
 from collections import Counter
 
+from pcpad import lock
 from pcpad.progress import say
-from pcpad.study.grid import NO_DATA, Run
-from pcpad.study.plan import Plan
-from pcpad.study.results import missing_cells
-from pcpad.study.states import RUNNABLE, State
+from pcpad.study.grid import Run
+from pcpad.study.plan import Plan, load_plan
+from pcpad.study.results import FILE, missing_cells, results_of
+from pcpad.study.states import CHANGED, DAMAGED, DONE, RECORDED, RUNNABLE, RUNNING, State, is_recorded
 
 
 def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> None:
@@ -23,7 +25,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
     counts = Counter(state.kind for state in states.values())
     say(f"{len(runs)} runs: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
     if plan.source is not None:
-        say(f"they are those of {plan.source}, which trains them")
+        say(f"they are those of {plan.source_call}, which trains them")
     elif plan.cost is not None:
         say(f"cost of what is to be run: {total:.1f} {plan.cost.unit} ({plan.cost.how})")
     else:
@@ -34,10 +36,33 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
         say(f"{each * len(runs)} evaluations: {left} missing")
     first = next((run for run in runs if states[run.name].kind in RUNNABLE), None)
     if first is not None and plan.source is None:
-        data = [] if plan.data else ["--data", NO_DATA]
-        say(f"one of them: pcpad train {' '.join(first.arguments)} --out {first.folder}")
-        say(f"the study:   {' '.join(['pcpad study run', plan.name, *data])}  (--jobs N or --gpus N at a time)")
-        say(f"on Slurm:    {' '.join(['python scripts/slurm/submit.py --study', plan.name, *data])}")
+        say(f"one of them: {shlex.join(['pcpad', 'train', *first.arguments, '--out', str(first.folder)])}")
+        say(f"the study:   pcpad study run {plan.call}{plan.data_option}  (--jobs N or --gpus N at a time)")
+        say(f"on Slurm:    python scripts/slurm/submit.py --study {plan.call}{plan.data_option}")
+
+
+def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> list[str]:
+    """A line for each run that is passed over although something of it is missing: why, and what to do."""
+    trained = results_of(load_plan(str(plan.source))) if plan.source else results
+    lines = []
+    for run in runs:
+        state, cells = states[run.name], missing_cells(plan, run, results) if plan.sizes else []
+        kept = is_recorded(run, trained.get(("run", run.name, None, None)))
+        if state.kind == CHANGED:
+            lines.append(f"{run.folder} holds a run with other settings ({state.detail}): move it away to run this")
+        elif state.kind == DAMAGED:
+            lines.append(f"{run.folder} is damaged ({state.detail}): move it away to run this")
+        elif state.kind == RUNNING:
+            gone = f"if that is no more, remove {run.folder / lock.NAME}"
+            lines.append(f"{run.name} is left to who has it ({state.detail}); {gone}")
+        elif cells and (state.kind == RECORDED or kept or state.kind == DONE):
+            if not (run.folder / "checkpoints/last.pt").is_file():
+                again = f"remove its line from {(plan.source or plan.folder) / FILE}"
+                again += f", move {run.folder} away" if run.folder.exists() else ""
+                lines.append(f"{run.name} cannot be evaluated: its weights are not here; to train it again, {again}")
+        elif cells and plan.source:
+            lines.append(f"{run.name} is {state.kind}: pcpad study run {plan.source_call}{plan.data_option} trains it")
+    return lines
 
 
 def hours_left(plan: Plan, run: Run, state: State) -> float | None:

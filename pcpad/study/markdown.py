@@ -15,6 +15,11 @@ def table(head: list[str], rows: list[list[str]], numbers_from: int) -> str:
     return "\n".join(f"| {' | '.join(text.replace('|', BAR) for text in line)} |" for line in lines)
 
 
+def code(text: str) -> str:
+    """Text of a program on one line, in which Markdown finds neither markup nor HTML."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+
+
 def cells(line: str) -> list[str]:
     """The cells of a line of such a table."""
     inside = line.strip().removeprefix("|").removesuffix("|")
@@ -29,11 +34,15 @@ def put_into(readme: Path, text: str) -> bool:
     """
     if not readme.is_file():
         raise ValueError(f"there is no {readme}: write it, with the lines {BEGIN} and {END} where the tables belong")
-    content = readme.read_text()
+    with open(readme, newline="") as file:
+        content = file.read()
+    if "\r\n" in content:
+        text = text.replace("\n", "\r\n")
+    break_ = "\r\n" if "\r\n" in content else "\n"
     begin, end = content.find(BEGIN), content.find(END)
     if content.count(BEGIN) != 1 or content.count(END) != 1 or end < begin:
         raise ValueError(f"{readme} needs the line {BEGIN} once, and {END} once below it")
-    made = f"{content[:begin]}{BEGIN}\n\n{text}\n\n{content[end:]}"
+    made = break_.join([f"{content[:begin]}{BEGIN}", "", text, "", content[end:]])
     if made != content:
         write_whole(readme, made)
     return made != content
@@ -42,5 +51,5 @@ def put_into(readme: Path, text: str) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old or the new one, never a part."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, newline="")
     os.replace(temporary, path)

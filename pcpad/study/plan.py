@@ -1,12 +1,13 @@
 """A study as its study.yaml states it: the grid of runs with the settings of each, what is evaluated, what it costs."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from pcpad.arguments import load_yaml
 from pcpad.config import nearest
-from pcpad.study.grid import Run, known_keys, mapping, runs_of, wrong
+from pcpad.study.grid import NO_DATA, Run, known_keys, mapping, runs_of, wrong
 
 HOME = Path("experiments")
 FILE = "study.yaml"
@@ -32,8 +33,9 @@ class Plan:
 
     Attributes:
         folder: holds study.yaml, README.md and what is made. file: study.yaml.
-        data: images to train and evaluate on; None where the study names none.
-        runs: to train, in the order of the grid; of another study where `source` names one.
+        data: images to train and evaluate on; None where the study names none. given: those that stand for the study's
+            own, if any.
+        runs: to train, in the order of the grid; of another study where `source`, the folder of that, is given.
         paddings, sizes: to evaluate every run with, `OWN` for its own padding; empty where nothing is evaluated beyond
             what the training does.
         published: CSV of published numbers, or None.
@@ -44,8 +46,9 @@ class Plan:
     title: str
     question: str
     data: str | None
+    given: str | None
     runs: tuple[Run, ...]
-    source: str | None
+    source: Path | None
     baseline: str
     paddings: tuple[str, ...]
     sizes: tuple[str, ...]
@@ -53,10 +56,34 @@ class Plan:
     cost: Cost | None
     tables: tuple[str, ...]
 
+    @property
+    def call(self) -> str:
+        """The study as a command names it."""
+        return call_of(self.folder)
+
+    @property
+    def source_call(self) -> str | None:
+        """The same of the study whose runs are taken."""
+        return self.source and call_of(self.source)
+
+    @property
+    def data_option(self) -> str:
+        """`` --data DIR`` where a command that trains needs to be told the images, else nothing."""
+        if self.given is None and self.data is not None:
+            return ""
+        return f" --data {shlex.quote(self.given or NO_DATA)}"
+
     def cells(self, run: Run) -> list[tuple[str, str]]:
         """Padding and size of each evaluation of a run."""
         paddings = (run.padding,) if self.paddings == (OWN,) else self.paddings
         return [(padding, size) for padding in paddings for size in self.sizes]
+
+    def label(self, run: Run) -> str:
+        """The network, with its library where both have one of that name, and what else is varied."""
+        short = run.model.partition("/")[2]
+        alike = {other.model for other in self.runs if other.model.partition("/")[2] == short}
+        name = short if len(alike) == 1 else run.model
+        return " ".join([name, *(f"{key}={value}" for key, value in run.varied.items())])
 
 
 def load_plan(study: str, data: str | None = None) -> Plan:
@@ -70,7 +97,7 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         ValueError: there is no such study, or its file holds what cannot be run; names the file, the value and the way
             out. What needs the model libraries is looked at by `check_names`.
     """
-    folder = find(study)
+    folder, given = find(study), data
     file = folder / FILE
     content = read(file)
     for key in ("title", "question", "tables"):
@@ -82,7 +109,7 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         wrong(not mixed, file, f"{' and '.join(mixed)}: belongs to the study {source!r}, whose runs are taken")
         wrong("evaluate" in content, file, "evaluate: is missing: what to evaluate the runs of another study with")
         other = load_plan(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
-        wrong(other.source is None, file, f"from: {source!r} has no runs of its own, but those of {other.source!r}")
+        wrong(other.source is None, file, f"from: {source!r} has no runs of its own, but those of {other.source_call}")
         runs, data = other.runs, data or content.get("data") or other.data
         baseline = content.get("baseline", other.baseline)
     else:
@@ -104,8 +131,9 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         title=str(content["title"]),
         question=" ".join(str(content["question"]).split()),
         data=data,
+        given=given,
         runs=tuple(runs),
-        source=source,
+        source=None if source is None else other.folder,
         baseline=baseline,
         paddings=paddings,
         sizes=sizes,
@@ -123,6 +151,13 @@ def find(study: str) -> Path:
     known = sorted(path.parent.name for path in HOME.glob(f"*/{FILE}"))
     listed = f"choose from {', '.join(known)}, or a path" if known else f"no folder of {HOME}/ here has a {FILE}"
     raise ValueError(f"unknown study {study!r}: {listed}{nearest(study, known)}")
+
+
+def call_of(folder: Path) -> str:
+    """A study as a command names it: by its folder's name in experiments/, else by its path; quoted for a shell."""
+    name = folder.resolve().name
+    at_home = (HOME / name).resolve() == folder.resolve()
+    return shlex.quote(name if at_home else str(folder))
 
 
 def read(file: Path) -> dict:
@@ -152,9 +187,12 @@ def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
         OWN not in content["paddings"] or content["paddings"] == [OWN], file, f"evaluate.paddings: {OWN} stands alone"
     )
     sizes = tuple(str(size) for size in content["sizes"])
+    for key in ("paddings", "sizes"):
+        twice = [value for i, value in enumerate(content[key]) if str(value) in map(str, content[key][:i])]
+        wrong(not twice, file, f"evaluate.{key}: {twice[:1]} stands there twice")
     for size in sizes:
-        fine = re.fullmatch(r"(native:)?[1-9]\d*", size)
-        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, or native:N")
+        fine = re.fullmatch(r"(native:|\w+:[1-9]\d*@)?[1-9]\d*", size)
+        wrong(fine, file, f"evaluate.sizes: {size!r} must be a whole number of pixels, native:N or KIND:WIDTH@N")
     return tuple(str(padding) for padding in content["paddings"]), sizes
 
 
@@ -192,6 +230,8 @@ def tables_of(file: Path, content: dict) -> tuple[str, ...]:
     wrong("published" not in kinds or "published" in content, file, "tables: published needs published: FILE")
     crossed = [kind for kind in kinds if kind in ("cross", "resolution")]
     wrong(not crossed or "evaluate" in content, file, f"tables: {' and '.join(crossed)} need evaluate:")
+    own = "cross" in kinds and content["evaluate"].get("paddings") in (OWN, [OWN])
+    wrong(not own, file, f"tables: cross needs evaluate.paddings by their names, not {OWN!r}")
     return tuple(kinds)
 
 

@@ -2,7 +2,8 @@
 
 import fcntl
 import json
-import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,14 +11,25 @@ from pathlib import Path
 
 from pcpad.config import to_dict
 from pcpad.study.grid import Run
+from pcpad.study.markdown import write_whole
 from pcpad.study.plan import Plan
 from pcpad.study.states import DONE, State, is_recorded, records_of, state_of
-from pcpad.training.logbook import read_lines
+from pcpad.training.logbook import append_line, read_lines
 
 FILE = "results.jsonl"
 LAUNCHES = "launches.jsonl"
 NOT_APPLICABLE = "not applicable"
 """Status of an evaluation that the model cannot do: padding that its maps are too small for."""
+
+
+NEEDED = {
+    ("run", "done"): {"top1", "n", "settings_digest", "record"},
+    ("run", "failed"): {"exit_code", "error"},
+    ("evaluation", "done"): {"padding_evaluated", "size", "top1", "n", "run_digest", "record"},
+    ("evaluation", "failed"): {"exit_code", "error"},
+    ("evaluation", NOT_APPLICABLE): {"padding_evaluated", "size", "reason", "run_digest"},
+}
+"""What an entry has to hold, by its kind and status."""
 
 
 def key_of(entry: dict) -> tuple:
@@ -32,18 +44,27 @@ def read_results(folder: Path) -> list[dict]:
         ValueError: a line is damaged; names it.
     """
     path = folder / FILE
-    entries = []
+    entries: dict[tuple, dict] = {}
+    lines: dict[tuple, int] = {}
     for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
         try:
             entry = json.loads(line)
-            key_of(entry)
+            key = key_of(entry)
+            lacks = NEEDED[entry["kind"], entry["status"]] - set(entry)
+            if lacks:
+                raise ValueError(f"there is no {' and no '.join(sorted(lacks))} in it")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}, is damaged ({error}): remove the line; what is still in the run's folder "
                 "is collected again"
             ) from None
-        entries.append(entry)
-    return entries
+        if entries.setdefault(key, entry) != entry:
+            what = " ".join(str(part) for part in key if part)
+            raise ValueError(
+                f"{path}, lines {lines[key]} and {number}, are of the same {what} and differ: remove one of them"
+            )
+        lines.setdefault(key, number)
+    return list(entries.values())
 
 
 def results_of(plan: Plan) -> dict[tuple, dict]:
@@ -54,26 +75,29 @@ def results_of(plan: Plan) -> dict[tuple, dict]:
 def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
     """Bring what runs have written into the study's results, and return these; what was there stays.
 
-    The same run replaces its own entry, and a failure no finished run, so collecting twice changes nothing. The file is
-    replaced as a whole, and two processes wait for each other.
+    But not the evaluations of a run that was trained anew. The same run replaces its own entry, and a failure no
+    finished run, so collecting twice changes nothing. The file is replaced as a whole, and two processes wait for each
+    other.
 
     Args:
         runs: which ones to look at; all if None.
     """
     with alone(plan.folder):
         entries = results_of(plan)
-        before = dict(entries)
         launches = read_launches(plan)
         for run in plan.runs if runs is None else runs:
             entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
-            for entry in entries_of(plan, run, entries, launches):
+            state = state_of(run, entries.get(("run", run.name, None, None)))
+            if state.kind == DONE:
+                entries = {key: e for key, e in entries.items() if not of_earlier_weights(e, run, state)}
+            for entry in entries_of(plan, run, state, entries, launches):
                 entries[key_of(entry)] = entry
-        if entries != before:
-            order = {run.name: i for i, run in enumerate(plan.runs)}
-            lines = sorted(entries.values(), key=lambda e: (order.get(e["name"], len(order)), e["kind"] != "run"))
-            temporary = plan.folder / f"{FILE}.tmp"
-            temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
-            os.replace(temporary, plan.folder / FILE)
+        order = {run.name: i for i, run in enumerate(plan.runs)}
+        lines = sorted(entries.values(), key=lambda e: (order.get(e["name"], len(order)), e["kind"] != "run"))
+        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        path = plan.folder / FILE
+        if text != (path.read_text() if path.is_file() else ""):  # as text: a loss that is nan equals no other
+            write_whole(path, text)
     return list(entries.values())
 
 
@@ -85,11 +109,16 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def entries_of(plan: Plan, run: Run, entries: dict, launches: list[dict]) -> list[dict]:
+def of_earlier_weights(entry: dict, run: Run, state: State) -> bool:
+    """Whether an entry is an evaluation of a training of this run that another one has taken the place of."""
+    same = entry["kind"] == "evaluation" and entry["name"] == run.name and entry["status"] == "done"
+    return same and entry["record"].get("run") != state.about["id"]
+
+
+def entries_of(plan: Plan, run: Run, state: State, entries: dict, launches: list[dict]) -> list[dict]:
     """What a run's folder and its launches have to say: its own entry, and one for each evaluation."""
     found = []
     recorded = entries.get(("run", run.name, None, None))
-    state = state_of(run, recorded)
     trained, evaluated = ([x for x in launches if (x["name"], x["task"]) == (run.name, t)] for t in ("train", "eval"))
     if plan.source is None:
         if state.kind == DONE:
@@ -97,8 +126,8 @@ def entries_of(plan: Plan, run: Run, entries: dict, launches: list[dict]) -> lis
         elif trained and trained[-1]["error"] is not None and not is_recorded(run, recorded):
             found.append(failed_entry("run", run, trained[-1]))
     if plan.sizes and state.kind == DONE:
-        found += evaluation_entries(plan, run, state)
-        if evaluated and evaluated[-1]["error"] is not None:
+        found += evaluation_entries(plan, run, state, entries)
+        if evaluated and evaluated[-1]["error"] is not None and set(plan.cells(run)) - covered(run, state):
             found.append(failed_entry("evaluation", run, evaluated[-1]))
     return found
 
@@ -124,13 +153,14 @@ def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
         "top1": [record["top1"] for record in state.history],
         "loss": [round(record["loss"], 6) for record in state.history],
         "settings_digest": about["settings_digest"],
+        "train_digest": about.get("train_digest"),
         "settings": json.loads(json.dumps(to_dict(replace(run.settings, data=data), result_only=True))),
         "recipe": run.settings.recipe,
         "seconds": round(seconds, 1) if launches else None,
         "processes": about.get("processes", 1),
-        "hardware": about["hardware"],
-        "versions": about["versions"],
-        "commit": about["commit"],
+        "hardware": about.get("hardware"),
+        "versions": about.get("versions"),
+        "commit": about.get("commit"),
         "record": last,
     }
 
@@ -145,31 +175,59 @@ def failed_entry(kind: str, run: Run, launch: dict) -> dict:
     }
 
 
-def evaluation_entries(plan: Plan, run: Run, state: State) -> list[dict]:
-    """The newest evaluation of a finished run's last weights in each cell of the study; and cells it cannot do.
+def evaluations_of(run: Run, state: State) -> dict[tuple[str, str], dict]:
+    """The newest record of a finished run's last weights in each cell, by padding and size.
+
+    What somebody has evaluated by hand with another precision, power or preprocessing is no cell of a study.
+    """
+    last, found = state.history[-1], {}
+    for record in records_of(run.folder):
+        same = record.get("run") == state.about["id"] and record.get("step") == last["step"]
+        if same and record["checkpoint"] == "last" and plainly(run, record, last):
+            found[record["padding"], record["size"]] = record
+    return found
+
+
+def plainly(run: Run, record: dict, last: dict) -> bool:
+    """Whether a record is what ``pcpad eval --run`` gives without further settings.
+
+    Args:
+        last: the record of the run's last epoch, which has the preprocessing of the training.
+    """
+    settings, padding = run.settings, record["padding"]
+    wanted = {"amp": "off", "ema": settings.ema is not None, "on_small": settings.on_small}
+    if padding == "partial":
+        wanted["power"] = last.get("power", settings.power) if run.padding == padding else settings.power
+    given, own = record.get("preprocess", {}), last.get("preprocess", {})
+    native = any(one["size"].startswith("native:") for one in (record, last))
+    keys = ("mean", "std", "interpolation") if native else ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    alike = all(given.get(key) == own.get(key) for key in keys) or not (given and own)
+    return alike and all(record.get(key, value) == value for key, value in wanted.items())
+
+
+def covered(run: Run, state: State) -> set[tuple[str, str]]:
+    """Padding and size of the cells that a finished run has a record of, or cannot do."""
+    return {(padding, size) for padding, size, _ in not_applicable(run)} | set(evaluations_of(run, state))
+
+
+def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple, dict]) -> list[dict]:
+    """The evaluation of a finished run's last weights in each cell of the study; and cells it cannot do.
 
     Where the predictions of the padding it was trained with are there, each entry counts the images that only one of
     the two has right, which is what a paired test needs.
+
+    Args:
+        recorded: the results so far: what they have counted of the same two records is not counted again.
     """
-    cells, wanted = {}, plan.cells(run)
-    for record in records_of(run.folder):
-        same = record.get("run") == state.about["id"] and record.get("step") == state.history[-1]["step"]
-        if same and record["checkpoint"] == "last":
-            cells[record["padding"], record["size"]] = record
+    cells, wanted = evaluations_of(run, state), plan.cells(run)
     entries = []
     about = {"name": run.name, "model": run.model, "padding": run.padding}
     about |= {"seed": run.settings.seed, "varied": run.varied}
     for padding, size, reason in not_applicable(run):
         if (padding, size) in wanted and (padding, size) not in cells:
-            entry = {
-                "kind": "evaluation",
-                "status": NOT_APPLICABLE,
-                **about,
-                "padding_evaluated": padding,
-                "size": size,
-            }
-            loader = {"loader": state.history[-1]["loader"]}
-            entries.append(entry | {"reason": reason, "run_digest": state.about["settings_digest"], "record": loader})
+            entry = {"kind": "evaluation", "status": NOT_APPLICABLE, **about}
+            entry |= {"padding_evaluated": padding, "size": size, "reason": reason}
+            entries.append(entry | {"run_digest": state.about["settings_digest"]})
     for (padding, size), record in cells.items():
         if (padding, size) not in wanted:
             continue
@@ -177,7 +235,9 @@ def evaluation_entries(plan: Plan, run: Run, state: State) -> list[dict]:
         entry |= {key: record[key] for key in ("n", "top1", "top5", "run_digest")}
         other = cells.get((run.padding, size))
         if other is not None and padding != run.padding:
-            entry["paired"] = paired(run.folder, record, other)
+            old = [recorded.get(("evaluation", run.name, one, size), {}) for one in (padding, run.padding)]
+            same = [one.get("record") for one in old] == [record, other]
+            entry["paired"] = (old[0].get("paired") if same else None) or paired(run.folder, record, other)
         entries.append(entry | {"record": record})
     return entries
 
@@ -194,7 +254,7 @@ def missing_cells(plan: Plan, run: Run, entries: dict[tuple, dict]) -> list[tupl
 
     def is_there(padding: str, size: str) -> bool:
         entry = entries.get(("evaluation", run.name, padding, size))
-        return entry is not None and entry["run_digest"] == run.digest(entry["record"]["loader"])
+        return entry is not None and run.made(entry["run_digest"])
 
     return [cell for cell in plan.cells(run) if not is_there(*cell)]
 
@@ -205,13 +265,15 @@ def paired(folder: Path, record: dict, other: dict) -> dict | None:
 
     from pcpad.statistics import discordant
 
-    files = [folder / one["predictions"] for one in (record, other)]
-    if record["manifest_digest"] != other["manifest_digest"] or not all(file.is_file() for file in files):
+    if record["manifest_digest"] != other["manifest_digest"]:
         return None
     right = []
-    for file in files:
-        with np.load(file) as content:
-            right.append((content["top5"][:, 0] == content["label"]).tolist())
+    try:
+        for one in (record, other):
+            with open(folder / one["predictions"], "rb") as file, np.load(file) as content:
+                right.append((content["top5"][:, 0] == content["label"]).tolist())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):  # not there, or damaged
+        return None
     this, that = discordant(*right)
     return {"with": other["padding"], "only_this": this, "only_other": that}
 
@@ -226,5 +288,4 @@ def note_launch(plan: Plan, line: dict) -> None:
     """Append a line to the launches."""
     path = Path("runs", plan.name, LAUNCHES)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, line)

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcpad import lock
 from pcpad.study.grid import Run, differences_from
-from pcpad.training import lock
 from pcpad.training.logbook import read_lines
 
 DONE, RECORDED, MISSING, RUNNING = "done", "recorded", "missing", "running"
@@ -42,17 +42,18 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
     """
     folder = run.folder
     if not (folder / "run.json").is_file():
-        if in_use(folder):
-            return State(RUNNING, "another process has just started it")
+        if holder := holder_of(folder):
+            return State(RUNNING, f"just started by {holder}")
         if is_recorded(run, recorded):
             return State(RECORDED, "in the results; its folder is not here")
         return State(MISSING)
     try:
         about = json.loads((folder / "run.json").read_text())
         own_digest = run.digest(about["settings"]["data"]["loader"])
+        its_digest, _ = about["settings_digest"], about["id"]
     except (ValueError, KeyError, TypeError):
         return State(DAMAGED, f"{folder / 'run.json'} is damaged")
-    if about["settings_digest"] != own_digest:
+    if its_digest != own_digest:
         lines = differences_from(run, about["settings"])
         return State(CHANGED, "; ".join(lines) or "an older pcpad's settings", about=about)
     try:
@@ -63,8 +64,8 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
     whole = steps == [steps[0] * (i + 1) for i in range(run.settings.epochs)] if steps else False
     saved = {int(path.stem.split("-")[1]) for path in (folder / "checkpoints").glob("step-*.pt")}
     detail = f"{len(history)} of {run.settings.epochs} epochs"
-    if in_use(folder):
-        return State(RUNNING, detail, tuple(history), about)
+    if holder := holder_of(folder):
+        return State(RUNNING, f"{detail}, {holder}", tuple(history), about)
     if whole and (not saved or steps[-1] in saved):  # a record is written before the checkpoint of its epoch
         return State(DONE, f"top-1 {100 * history[-1]['top1'] / history[-1]['n']:.2f}%", tuple(history), about)
     return State(INTERRUPTED if saved else BEGUN, detail, tuple(history), about)
@@ -89,9 +90,9 @@ def records_of(folder: Path) -> list[dict]:
     return read_lines(path) if path.is_file() else []
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a living process of this machine, or one of another machine, holds the folder's lock."""
+def holder_of(folder: Path) -> str | None:
+    """The living process of this machine, or the one of another machine, that holds the folder's lock; else None."""
     try:
-        return lock.read_holder((folder / lock.NAME).read_bytes()) is not None
+        return lock.read_holder((folder / lock.NAME).read_bytes())
     except OSError:
-        return False
+        return None

@@ -5,9 +5,10 @@ import io
 
 from pcpad.progress import say
 from pcpad.study.cross_table import cross_table, resolution_table
-from pcpad.study.markdown import put_into, write_whole
+from pcpad.study.markdown import code, put_into, write_whole
 from pcpad.study.plan import Plan, load_plan
 from pcpad.study.results import collect
+from pcpad.study.states import REFUSED, state_of
 from pcpad.study.training_table import published_table, training_table
 
 COLUMNS = ("table", "model", "varied", "padding", "padding_evaluated", "size", "basis", "runs", "images", "mean")
@@ -31,10 +32,16 @@ def make_tables(study: str) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(plan.folder / "table.csv", csv_text.getvalue())
+    else:
+        (plan.folder / "table.csv").unlink(missing_ok=True)  # of results that are no longer the plan's
     done = sum(entry["status"] == "done" for entry in entries)
     told = "has new tables" if changed else "is as it was"
     numbers = f"; {len(rows)} rows of numbers in {plan.folder / 'table.csv'}" if rows else ""
     say(f"{plan.name}: {done} results; {readme} {told}{numbers}")
+    refused = [(run, state) for run in plan.runs if (state := state_of(run)).kind in REFUSED]
+    if refused:
+        run, state = refused[0]
+        say(f"left out: {len(refused)} runs whose folders are changed or damaged; {run.folder}: {state.detail}")
 
 
 def tables_of(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
@@ -48,8 +55,9 @@ def tables_of(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
             text, numbers = make(plan, entries)
         texts.append(text)
         rows += [{"table": kind, **row} for row in numbers]
-    failed = [entry for entry in entries if entry["status"] == "failed"]
+    names = {run.name for run in plan.runs}
+    failed = [entry for entry in entries if entry["status"] == "failed" and entry["name"] in names]
     if failed:
-        lines = [f"- {entry['name']}: exit code {entry['exit_code']}: {entry['error']}" for entry in failed]
+        lines = [f"- {e['name']}: exit code {e['exit_code']}: {code(e['error'])}" for e in failed]
         texts.append("Failed:\n\n" + "\n".join(lines))
     return "\n\n".join(texts), rows

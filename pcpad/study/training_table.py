@@ -1,6 +1,7 @@
 """The table of trained networks: every run, the mean of each padding, its difference to the baseline, tests of it."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 
 from pcpad.statistics import (
@@ -14,7 +15,7 @@ from pcpad.statistics import (
     rounded,
     rounded_p,
 )
-from pcpad.study.grid import NO_DATA, Run, pattern_of
+from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
 from pcpad.study.plan import Plan
 from pcpad.study.published import Published, read_published
@@ -31,23 +32,19 @@ class Cell:
     Attributes:
         group: model and what else is varied, as JSON; comparisons are within it.
         runs: planned. entries: those of them that are done, in the same order.
+        label: the network as tables name it (`Plan.label`).
     """
 
     group: tuple[str, str]
     padding: str
     runs: tuple[Run, ...]
     entries: tuple[dict, ...]
+    label: str = ""
 
     @property
     def key(self) -> tuple:
         """Says which cell it is."""
         return self.group, self.padding
-
-    @property
-    def label(self) -> str:
-        """The network, and what else is varied."""
-        varied = json.loads(self.group[1])
-        return " ".join([self.group[0].partition("/")[2], *(f"{key}={value}" for key, value in varied.items())])
 
     def values(self, basis: str) -> list[float]:
         """Top-1 in percent of each run that is done."""
@@ -59,18 +56,34 @@ def cells_of(plan: Plan, entries: list[dict]) -> list[Cell]:
     """The cells of a study in the order of its grid; results of other settings than the plan's are left out.
 
     Raises:
-        ValueError: two runs were evaluated on other images; names both.
+        ValueError: two runs were trained or evaluated on other images; names both.
     """
     done = {entry["name"]: entry for entry in entries if entry["kind"] == "run"}
     cells: dict[tuple, list[Run]] = {}
     for run in plan.runs:
         cells.setdefault(((run.model, json.dumps(run.varied)), run.padding), []).append(run)
     found = [
-        Cell(group, padding, tuple(runs), tuple(done[r.name] for r in runs if is_recorded(r, done.get(r.name))))
+        Cell(group, padding, tuple(runs), tuple(found_of(runs, done)), plan.label(runs[0]))
         for (group, padding), runs in cells.items()
     ]
-    same_images([entry for cell in found for entry in cell.entries])
+    entries = [entry for cell in found for entry in cell.entries]
+    same_images(entries)
+    trained: dict[str, str] = {}
+    for entry in entries:
+        if entry.get("train_digest"):
+            trained.setdefault(entry["train_digest"], entry["name"])
+    if len(trained) > 1:
+        (one, name), (two, other) = list(trained.items())[:2]
+        raise ValueError(
+            f"{name} and {other} were trained on other images ({one}, {two}): a table of both would compare nothing; "
+            "run one of them again"
+        )
     return found
+
+
+def found_of(runs: list[Run], done: dict[str, dict]) -> list[dict]:
+    """The entries of those runs that are finished with the settings of the plan."""
+    return [done[run.name] for run in runs if is_recorded(run, done.get(run.name))]
 
 
 def same_images(entries: list[dict]) -> None:
@@ -82,6 +95,15 @@ def same_images(entries: list[dict]) -> None:
                 f"{entries[0]['name']} was evaluated on {entries[0]['n']} images ({first}), {entry['name']} on "
                 f"{entry['n']} ({other}): a table of both would compare nothing; run one of them again"
             )
+
+
+def loaders_of(entries: list[dict]) -> str:
+    """A sentence where images were not read by one loader: a plan may leave that to the machine; else nothing."""
+    counts = Counter(entry["record"].get("loader") for entry in entries)
+    if len(counts) < 2:
+        return ""
+    told = " and ".join(f"{loader} ({number} of {len(entries)})" for loader, number in counts.most_common())
+    return f" Not all is alike: images were read by {told}, whose pixels differ a little."
 
 
 def comparisons(plan: Plan, cells: list[Cell], basis: str) -> dict[tuple, tuple[Comparison, float | None]]:
@@ -139,6 +161,7 @@ def headline(plan: Plan, cells: list[Cell], compared: dict, finest: float, image
     told = f"Top-1 in percent{f' of {images:,} images' if images else ''} at the last epoch, one number a seed."
     told += " Deviation of the sample (n - 1); interval of the difference and p by Welch's t-test"
     told += f"; p (Holm) is adjusted over all {tests} comparisons." if tests else "."
+    told += loaders_of([entry for cell in cells for entry in cell.entries])
     return f"{told}\n\n{table([*head, 'p', 'p (Holm)'], rows, numbers_from=3)}"
 
 
@@ -241,5 +264,4 @@ def half_of(interval: tuple[float, float] | None) -> float | None:
 
 def command_for(plan: Plan, cell: Cell) -> str:
     """The command that makes the missing runs of a cell."""
-    data = "" if plan.data else f" --data {NO_DATA}"
-    return f"pcpad study run {plan.name} --only '{pattern_of(list(cell.runs))}'{data}"
+    return f"pcpad study run {plan.call} --only '{pattern_of(list(cell.runs))}'{plan.data_option}"

@@ -1,14 +1,19 @@
 """The end of an epoch: evaluation, record, curves, checkpoint."""
 
 import numpy as np
+from torch import nn
 
 from pcpad.evaluation.counts import Counts, Interrupted, count
-from pcpad.evaluation.record import make_record, percent, write_record
+from pcpad.evaluation.record import make_record, percent, read_records, write_record
+from pcpad.models import is_path
 from pcpad.padding.modes import power_of
 from pcpad.progress import Progress, say
 from pcpad.training.guard import diverged
 from pcpad.training.logbook import Logbook
 from pcpad.training.signals import code_of
+
+BEFORE = UNCONVERTED, CONVERTED, RECALIBRATED = "unconverted", "converted", "recalibrated"
+"""What a record before the first step is of: its ``checkpoint``."""
 
 
 def finish_epoch(training) -> Counts:
@@ -18,8 +23,9 @@ def finish_epoch(training) -> Counts:
     if state.average is not None:
         world.same(state.average)
     loader = job.train_loader.state()
+    training.ramp()
     try:
-        counts = validate(training)
+        counts = validate(training, state.evaluated)
     except Interrupted as stop:
         raise training.stop(stop.code, loader) from None
     except (ValueError, OSError):
@@ -32,7 +38,7 @@ def finish_epoch(training) -> Counts:
     if improved:
         state.best = {"top1": counts.top1, "epoch": epoch}
     if world.is_main:
-        write_record(job.folder, epoch_record(training, counts), counts)
+        write_record(job.folder, record_of(training, counts), counts)
         report_epoch(training.book, counts, epoch, job.settings.epochs, state.step)
     state.epoch, state.step_in_epoch, state.sums = epoch, 0, None
     state.result = {"top1": counts.top1, "n": counts.n}
@@ -41,16 +47,21 @@ def finish_epoch(training) -> Counts:
     return counts
 
 
-def epoch_record(training, counts: Counts) -> dict:
-    """The record of an epoch's evaluation."""
+def record_of(training, counts: Counts, padding: str | None = None, when: str = "epoch") -> dict:
+    """The record of an evaluation during the run.
+
+    Args:
+        padding: mode evaluated with; the run's if not given.
+        when: ``epoch``, or what was done before the first step.
+    """
     job, run, settings = training.job, training.run, training.job.settings
     return make_record(
         counts,
         model=job.model_name,
         num_classes=len(job.data.classes),
-        padding=settings.padding,
-        padding_trained=settings.padding,
-        power=power_of(settings.padding, settings.power),
+        padding=padding or settings.padding,
+        padding_trained=settings.padding if when == "epoch" else padding_of_weights(settings.weights),
+        power=power_of(padding, 1.0) if padding else training.power,
         on_small=settings.on_small,
         transform=job.transform,
         data=job.data.name,
@@ -60,26 +71,30 @@ def epoch_record(training, counts: Counts) -> dict:
         loader=settings.data.loader,
         device=job.device,
         amp=settings.amp,
-        ema=training.state.average is not None,
+        ema=when == "epoch" and training.state.average is not None,
         run=run["id"],
-        model_kwargs=settings.model_kwargs,
-        augmented_by=run["augmented_by"],
-        checkpoint="epoch",
+        checkpoint=when,
         step=training.state.step,
         seed=settings.seed,
+        model_kwargs=settings.model_kwargs,
         excluded=job.data.excluded,
         canvas_padding=round(job.val_loader.share_of_padding[job.transform.label], 4),
     )
 
 
-def validate(training) -> Counts:
-    """Evaluate on the validation split; raises Interrupted where a signal asks to stop."""
+def padding_of_weights(weights: str | None) -> str | None:
+    """What weights were trained with: a library's own with zeros; of a file nobody knows."""
+    return "zeros" if weights and not is_path(weights) else None
+
+
+def validate(training, model: nn.Module) -> Counts:
+    """Evaluate a network on the validation split; raises Interrupted where a signal asks to stop."""
     job, settings = training.job, training.job.settings
     title, main = "evaluation", job.world.is_main
     progress = Progress(title, len(job.val_loader), settings.log_seconds, shown=main)
     try:
         return count(
-            training.state.evaluated,
+            model,
             job.val_loader,
             expected=len(job.data.val),
             num_classes=len(job.data.classes),
@@ -108,8 +123,15 @@ def report_epoch(book: Logbook, counts: Counts, epoch: int, epochs: int, step: i
 def say_result(job, counts: Counts, best: dict) -> None:
     """The last lines: the result beside chance, and where it lies."""
     chance = np.bincount(counts.label, minlength=len(job.data.classes)).max() / counts.n
+    before = [r for r in read_records(job.folder) if r["checkpoint"] in BEFORE]
+    if before:
+        stages = [f"{r['checkpoint']} {100 * r['top1'] / r['n']:.2f}%" for r in before]
+        if job.settings.epochs:
+            stages.append(f"last epoch {100 * counts.top1 / counts.n:.2f}%")
+        say(f"top-1: {', '.join(stages)}")
+    when = "at the last epoch" if job.settings.epochs else "without training"
     say(
-        f"result: top-1 {percent(counts.top1, counts.n)} at the last epoch with {job.settings.padding} padding; "
+        f"result: top-1 {percent(counts.top1, counts.n)} {when} with {job.settings.padding} padding; "
         f"chance is {100 * chance:.2f}%; best epoch {best['epoch']}: {100 * best['top1'] / counts.n:.2f}%"
     )
     say(f"run: {job.folder}")

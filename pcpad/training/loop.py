@@ -12,16 +12,19 @@ from pcpad.config import TrainSettings, to_dict
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.catalogue import DataSet
 from pcpad.evaluation.counts import autocast
+from pcpad.padding.modes import power_of
 from pcpad.progress import say
 from pcpad.ragged import RaggedBatch
+from pcpad.training.adapting import power_after, put_power, towards_teacher
+from pcpad.training.beginning import begin
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
 from pcpad.training.guard import diverged, gradients_are_finite, not_finite
 from pcpad.training.logbook import Logbook
-from pcpad.training.mixing import make_mixer
+from pcpad.training.mixing import hits_of, loss_of, make_mixing
 from pcpad.training.optimizer import make_optimizer, peak_rate
-from pcpad.training.schedule import make_schedule
+from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped, code_of, name_of
 from pcpad.training.state import State, make_average, seed_epoch
 from pcpad.training.watch import Watch
@@ -32,7 +35,12 @@ LEAST_SCALE = 2.0**-10
 
 @dataclass
 class Job:
-    """All that a training needs; the model is on its device, the loaders are those of one loader module."""
+    """All that a training needs; the model is on its device, the loaders are those of one loader module.
+
+    Attributes:
+        teacher: the unconverted network, where the loss compares with its outputs.
+        calibration: makes the loader of the images that norms are recalibrated with.
+    """
 
     settings: TrainSettings
     model_name: str
@@ -44,6 +52,8 @@ class Job:
     device: torch.device
     world: World
     folder: Path
+    teacher: nn.Module | None = None
+    calibration: object = None
 
 
 class Training:
@@ -51,7 +61,8 @@ class Training:
 
     Attributes:
         steps: optimizer steps of an epoch.
-        rate: the learning rate of a step. mixer: what erases and mixes images (`make_mixer`), or None.
+        mix: what is done to a batch before it is trained on, or None.
+        power: exponent of the ratio that the network has now.
         saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
     """
 
@@ -60,9 +71,6 @@ class Training:
         self.job, self.run, self.signals = job, run, signals
         self.steps = job.train_loader.steps_per_epoch // settings.accumulate
         optimizer = make_optimizer(job.model, settings.optim)
-        peak = peak_rate(settings.optim, settings.batch_size)
-        self.rate = make_schedule(settings.schedule, peak, settings.epochs, self.steps)
-        self.mixer = make_mixer(settings, len(job.data.classes), job.device)
         scaler = torch.amp.GradScaler(job.device.type, enabled=settings.amp == "fp16")
         self.state = State(job.model, optimizer, scaler, make_average(job.model, settings.ema))
         if resume:
@@ -72,6 +80,16 @@ class Training:
         self.shelf = Shelf(job.folder, settings.save.keep)
         self.book = Logbook(job.folder, self.state.step) if world.is_main else None
         self.saved = time.monotonic(), self.state.step
+        self.mix = make_mixing(settings, len(job.data.classes), job.device)
+        self.power = power_of(settings.padding, settings.power)
+
+    def ramp(self) -> None:
+        """Put the network to the power that is due after the steps so far."""
+        power = power_after(self.state.step, self.job.settings, self.steps)
+        if power != self.power:
+            self.power = power
+            for model in {self.state.model, self.state.evaluated}:
+                put_power(model, self.job.settings, power)
 
     def save(self, loader: dict, best: bool = False) -> None:
         """Write a checkpoint; all processes have to call it, the main one writes.
@@ -80,12 +98,7 @@ class Training:
             loader: the state of this process's training loader after the last step.
         """
         state, world = self.state, self.job.world
-        content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"]}
-        content["network"] = {
-            "name": self.job.model_name,
-            "model_kwargs": self.job.settings.model_kwargs,
-            "num_classes": len(self.job.data.classes),
-        }
+        content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"], "power": self.power}
         world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
         self.saved = time.monotonic(), state.step
 
@@ -130,6 +143,7 @@ def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None
         signals.wait()
         training = Training(job, run, resume, signals)
         state = training.state
+        counts = begin(training) if state.step == 0 else None
         while state.epoch < settings.epochs:
             if state.step_in_epoch < training.steps:
                 train_epoch(training)
@@ -154,14 +168,16 @@ def train_epoch(training: Training) -> None:
         state.sums = state.new_sums()
     watch = Watch(training)
     every = max(1, training.steps // 10)
+    peak = peak_rate(settings.optim, settings.batch_size)
     batches = job.train_loader.epoch(state.epoch)
     try:
         for i in range(state.step_in_epoch, training.steps):
             before = job.train_loader.state()
             parts, error = watch.fetch(batches, settings.accumulate)
             check_agreed(training, before, error)
+            training.ramp()
             for group in state.optimizer.param_groups:
-                group["lr"] = training.rate(state.step)
+                group["lr"] = learning_rate(state.step, settings.schedule, peak, settings.epochs, training.steps)
             train_on(training, parts)
             state.step += 1
             state.step_in_epoch = i + 1
@@ -196,18 +212,17 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
-
-    if training.mixer:
-        key = (settings.seed, state.epoch, state.step_in_epoch, world.rank)
-        parts = [training.mixer(part, *key, number) for number, part in enumerate(parts)]
+    if training.mix is not None:
+        parts = [training.mix(part) for part in parts]
 
     def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward of one part; whether the gradients of all processes are joined in it."""
         part = parts[number]
         with nullcontext() if joins or world.size == 1 else training.model.no_sync():
             images = part.images.to(memory_format=torch.channels_last) if settings.channels_last else part.images
-            scaler, smoothing = state.scaler, settings.label_smoothing
-            return backward(training.call, images, part.labels, scaler, settings.amp, smoothing, len(parts))
+            teach = job.teacher and (job.teacher, settings.adapt.distill)
+            how = {"amp": settings.amp, "label_smoothing": settings.label_smoothing, "kind": settings.loss}
+            return backward(training.call, images, part.labels, state.scaler, parts=len(parts), teach=teach, **how)
 
     state.optimizer.zero_grad(set_to_none=True)
     passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
@@ -235,27 +250,30 @@ def backward(
     amp: str,
     label_smoothing: float,
     parts: int = 1,
+    kind: str = "ce",
+    teach: tuple[nn.Module, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Forward and backward pass of one batch, or of one of the `parts` of equal size that make up a batch.
 
     Args:
         images: float32 ``(B, 3, H, W)``, or a RaggedBatch of such images.
-        labels: int64 ``(B,)``, or float ``(B, num_classes)``: the share of each class in an image that was mixed, any
-            label smoothing included.
+        labels: int64 ``(B,)``, or shares of the classes, float32 ``(B, C)``.
+        kind: of the loss, as in `loss_of`.
+        teach: a network, and the share of the loss that compares with its outputs.
 
     Returns:
-        Sum of the loss over the images (float32) and number of correct predictions (int64), both 0-d on the device. Of
-        an image that was mixed, its larger label is the correct one.
+        Sum of the loss over the images (float32) and number of correct predictions (int64), both 0-d on the device.
     """
     with autocast(images.device, amp):
         logits = model(images)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        if labels.is_floating_point():  # timm's SoftTargetCrossEntropy
-            loss, labels = nn.functional.cross_entropy(logits, labels.to(logits.dtype)), labels.argmax(1)
-        else:
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = loss_of(logits, labels, kind, label_smoothing)
+        if teach:
+            with torch.no_grad():
+                taught = teach[0](images)
+            loss = towards_teacher(loss, logits, taught, teach[1])
     scaler.scale(loss / parts if parts > 1 else loss).backward()
-    return loss.detach() * len(labels), (logits.argmax(1) == labels).sum()
+    return loss.detach() * len(labels), hits_of(logits, labels)
 
 
 def optimizer_step(state: State) -> None:

@@ -1,101 +1,79 @@
-"""Random erasing, mixup and CutMix of the images of a step: timm's, with random numbers of the step's own."""
+"""What is done to a batch between the loader and the network: random erasing, mixup and cutmix, all timm's."""
 
 from collections.abc import Callable
-from importlib.metadata import version
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from pcpad.config import TrainSettings, parse_randaugment
+from pcpad.config import TrainSettings
 from pcpad.data.batch import Batch
-from pcpad.data.randomness import drawn_from
 
 
-def make_mixer(settings: TrainSettings, num_classes: int, device: torch.device) -> Callable[..., Batch] | None:
-    """What is done to a part of a batch before the network sees it, or None where nothing is.
+def check_mixing(settings: TrainSettings, world: int) -> None:
+    """Raise ValueError where timm's mixup cannot take the parts of a batch: it swaps the images of a pair."""
+    part = settings.batch_size // (world * settings.accumulate)
+    if (settings.mix.mixup or settings.mix.cutmix) and part % 2:
+        raise ValueError(
+            f"mixup and cutmix take an even number of images, and each part of batch_size={settings.batch_size} has "
+            f"{part}: choose a multiple of {2 * world * settings.accumulate}"
+        )
 
-    The result is called with a Batch and a key of whole numbers: ``mixer(part, seed, epoch, step, rank, number)``. The
-    key alone gives the random numbers, so that a run that goes on draws those of one that was never stopped, and the
-    dropout of the step is not disturbed. Images are changed in place. Where anything is mixed, labels become shares of
-    the classes, float32 ``(B, num_classes)``, label smoothing included.
 
-    Raises:
-        ValueError: timm mixes an image with its mirror place in the batch, which needs an even number.
+def make_mixing(settings: TrainSettings, num_classes: int, device: torch.device) -> Callable[[Batch], Batch] | None:
+    """A function of a batch of float32 images to the batch that is trained on; None where nothing is to be done.
+
+    Its labels are ``(B, num_classes)``, float32, where images are mixed. It draws from the global random generators of
+    Python, numpy and torch, which an epoch seeds and a checkpoint keeps.
     """
-    augment, mix = settings.augment, settings.mix
-    if not (augment.erase or mix.on):
-        return None
-    from timm.data import Mixup
-    from timm.data.random_erasing import RandomErasing
+    mix, erase = settings.mix, None
+    if settings.augment.erase:
+        from timm.data.random_erasing import RandomErasing
 
-    erase = mixup = None
-    if augment.erase:
-        erase = RandomErasing(augment.erase, mode=augment.erase_mode, device=device)
-    if mix.on:
+        erase = RandomErasing(settings.augment.erase, mode="pixel", device=str(device))
+    mixup = None
+    if mix.mixup or mix.cutmix:
+        from timm.data import Mixup
+
         mixup = Mixup(
             mixup_alpha=mix.mixup,
             cutmix_alpha=mix.cutmix,
             prob=mix.prob,
             switch_prob=mix.switch_prob,
             mode=mix.mode,
-            label_smoothing=settings.label_smoothing,
+            label_smoothing=0.0,  # the loss smooths
             num_classes=num_classes,
         )
+    if erase is None and mixup is None:
+        return None
 
-    def mixer(part: Batch, *key: int) -> Batch:
-        images, labels = part.images, part.labels
-        with drawn_from(*key, device=device):
-            if erase:
-                images = erase(images)
-            if mixup:
-                images, labels = mixup(images, labels)
-        return part._replace(images=images, labels=labels)
+    def change(batch: Batch) -> Batch:
+        images, labels = batch.images, batch.labels
+        if erase is not None:
+            images = erase(images)
+        if mixup is not None:
+            images, labels = mixup(images, labels)
+        return batch._replace(images=images, labels=labels)
 
-    return mixer
-
-
-def check_mixing(settings: TrainSettings, world: int, loader: str) -> None:
-    """Refuse an odd number of images to mix, and what DALI's RandAugment does not have.
-
-    Raises:
-        ValueError: says what to choose.
-    """
-    share = settings.batch_size // world // settings.accumulate
-    if settings.mix.on and share % 2:
-        raise ValueError(
-            f"mix: images are mixed in pairs, and batch_size={settings.batch_size} over {world} processes in "
-            f"{settings.accumulate} parts gives {share} of them: choose a batch size that gives an even number"
-        )
-    wanted = settings.augment.randaugment and parse_randaugment(settings.augment.randaugment)
-    if wanted and loader == "dali" and (wanted.std is not None or wanted.prob is not None):
-        raise ValueError(
-            f"augment.randaugment={settings.augment.randaugment}: DALI's RandAugment has no mstd and no p: leave them "
-            "out, or use --data.loader torchvision, whose RandAugment is timm's"
-        )
+    return change
 
 
-def augmented_by(settings: TrainSettings) -> dict[str, str]:
-    """Whose code augments, and how it was asked for, by name of the augmentation; for the run and its records.
+def loss_of(logits: Tensor, labels: Tensor, kind: str, label_smoothing: float) -> Tensor:
+    """Mean loss of a batch, 0-d.
 
     Args:
-        settings: of a run, whose loader is chosen.
+        logits: ``(B, C)``. labels: int64 ``(B,)``, or shares of the classes, float32 ``(B, C)``.
+        kind: ``"ce"``, or ``"bce"``: the mean over images and classes of the binary cross-entropy, as timm's.
     """
-    augment, mix, timm = settings.augment, settings.mix, f"timm {version('timm')}"
-    dali = settings.data.loader == "dali"
-    if dali:
-        from pcpad.data.dali import dali_version
-    found = {}
-    if augment.randaugment:
-        wanted = parse_randaugment(augment.randaugment)
-        found["randaugment"] = f"{timm} rand_augment_transform({wanted.text})"
-        if dali:
-            asked = f"m={wanted.magnitude} of 0..10, n={wanted.number}, monotonic_mag={wanted.increasing}"
-            found["randaugment"] = f"DALI {dali_version} auto_aug.rand_augment({asked})"
-    if augment.color_jitter:
-        jitter = f"DALI {dali_version} color_twist" if dali else f"torchvision {version('torchvision')} ColorJitter"
-        found["color_jitter"] = f"{jitter}({augment.color_jitter:g})"
-    if augment.erase:
-        found["erase"] = f"{timm} RandomErasing({augment.erase:g}, {augment.erase_mode})"
-    if mix.on:
-        asked = f"{mix.mixup:g}, {mix.cutmix:g}, prob={mix.prob:g}, switch_prob={mix.switch_prob:g}, mode={mix.mode}"
-        found["mix"] = f"{timm} Mixup({asked})"
-    return found
+    if kind == "ce":
+        target = labels if labels.dim() == 1 else labels.to(logits.dtype)
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    target = F.one_hot(labels, logits.shape[1]) if labels.dim() == 1 else labels
+    target = target.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def hits_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Number of images whose largest output is their label, of mixed ones that with the larger share; 0-d int64."""
+    wanted = labels if labels.dim() == 1 else labels.argmax(1)
+    return (logits.argmax(1) == wanted).sum()

@@ -39,44 +39,36 @@ def peak_rate(settings: OptimSettings, batch_size: int) -> float:
     return settings.lr * batch_size / settings.lr_batch_size
 
 
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """SGD with momentum, or one of timm's optimizers, over the model's trainable parameters.
+def check_optimizer(settings: OptimSettings) -> None:
+    """Raise ValueError for a name that timm does not know; names the nearest."""
+    if settings.name == "sgd":
+        return
+    from timm.optim import list_optimizers
 
-    The learning rate is set before each step.
+    known = list_optimizers()
+    if settings.name not in known:
+        near = nearest(settings.name, known)
+        raise ValueError(f"optim.name {settings.name!r}: choose sgd or one of timm's: {', '.join(known)}{near}")
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """The optimizer of the model's trainable parameters; its learning rate is set before each step.
 
     Raises:
-        ValueError: there is no trainable parameter; or timm has no such optimizer, or one that does not take the
-            options.
+        ValueError: the model has none, or timm's optimizer does not know one of the options.
     """
     groups = parameter_groups(model, settings.weight_decay, settings.decay)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
     if settings.name != "sgd":
-        return timm_optimizer(groups, settings)
+        from timm.optim import create_optimizer_v2
+
+        check_optimizer(settings)
+        rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+        try:
+            return create_optimizer_v2(groups, settings.name, **(rest | settings.options))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"timm's optimizer {settings.name} with optim.options {settings.options}: {error}"
+            ) from error
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
-
-
-def timm_optimizer(groups: list[dict], settings: OptimSettings) -> torch.optim.Optimizer:
-    """An optimizer of timm by name, ``lookahead_`` before it included; raises like `make_optimizer`."""
-    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
-
-    base = settings.name.removeprefix("lookahead_")
-    known = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
-    if base not in known:
-        raise ValueError(
-            f"optim.name {settings.name!r} is neither sgd nor an optimizer of timm that goes by the gradient alone: "
-            f"choose from sgd, {', '.join(known)}{nearest(base, known)}"
-        )
-    try:
-        return create_optimizer_v2(
-            groups,
-            opt=settings.name,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            **settings.options,
-        )
-    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        given = f" with {settings.options}" if settings.options else ""
-        raise ValueError(f"optim.name {settings.name}{given}: timm cannot make it ({first})") from error

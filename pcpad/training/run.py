@@ -10,7 +10,7 @@ from torch import nn
 
 from pcpad import models, weights
 from pcpad.config import TrainSettings, digest
-from pcpad.data.batch import EvalTransform
+from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.catalogue import NAMED, DataSet, open_for_training
 from pcpad.data.damage import DamagedImageError
 from pcpad.data.loaders import choose_loader, default_workers
@@ -23,15 +23,17 @@ from pcpad.padding.modes import canonical
 from pcpad.probe import probe, probe_native, refuse_filling
 from pcpad.progress import say
 from pcpad.training import checkpoint
+from pcpad.training.adapting import check_adapting, make_teacher, recalibration_rows
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
-from pcpad.training.mixing import augmented_by, check_mixing
-from pcpad.training.optimizer import peak_rate
+from pcpad.training.mixing import check_mixing
+from pcpad.training.optimizer import check_optimizer, peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
+from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import Signals, Stopped
-from pcpad.training.sizes import sides_of, train_transform, which_sizes
+from pcpad.training.sizes import SizeOf, sizes_trained_at
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -80,7 +82,10 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
     if settings.data.native:
         refuse_filling([settings.padding])
     check_world(settings, world, device)
-    check_mixing(settings, world.size, loader_name)
+    check_adapting(settings)
+    check_mixing(settings, world.size)
+    check_optimizer(settings.optim)
+    learning_rate(0, settings.schedule, settings.optim.lr, max(settings.epochs, 1), 1)  # timm's may know no such option
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")
 
@@ -100,20 +105,26 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
             "excluded": data.excluded,
-            "augmented_by": augmented_by(settings),
         }
         resume = None
         if settings.resume:
             path = world.on_main(lambda: choose_checkpoint(folder, settings, facts, world))
             resume = checkpoint.load(path)
+            if settings.adapt.distill and read_run(folder)["weights_digest"] != facts["weights_digest"]:
+                raise ValueError(
+                    f"--resume {folder}: the loss compares with the network of the weights {settings.weights}, and "
+                    "that file is gone or another one: put it back"
+                )
             world.on_main(lambda: rewind(folder, resume["step"], resume["step_in_epoch"] == 0))
         torch.manual_seed(settings.seed)
-        start = None if resume else settings.weights
-        model = models.build(name, len(data.classes), start, settings.reset_head, settings.model_kwargs)
+        distill = settings.adapt.distill > 0
+        wanted = settings.weights if distill or not resume else None
+        model = models.build(name, len(data.classes), wanted, settings.reset_head, settings.model_kwargs)
         if settings.zero_init and settings.weights is None:
             models.zero_init_residual(model)
         if settings.weights:
             models.scale_input(model, name)
+        teacher = make_teacher(model) if distill else None
         surgery = convert(model, settings.padding, power=settings.power, on_small=settings.on_small)
         if settings.sync_bn:
             model = models.sync_batch_norm(model, name)
@@ -121,18 +132,19 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             multiple = probe_native(model, str(name), settings.padding, settings.size)
             transform = native_transform(transform, multiple)
         else:
-            for side in sides_of(settings):
-                probe(model, str(name), settings.padding, side)
+            for size in {*sizes_trained_at(settings), settings.size}:
+                probe(model, str(name), settings.padding, size)
         model.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
+        if teacher:
+            teacher.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         say(which_batch(settings, world))
-        if settings.progressive.start is not None:
-            say(which_sizes(settings))
         if not resume:
             world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
         say(f"run: {folder}")
-        train_loader, val_loader = make_loaders(loader, settings, data, transform, device, world)
-        job = Job(settings, str(name), model, data, train_loader, val_loader, transform, device, world, folder)
+        train_loader, val_loader, calibration = make_loaders(loader, settings, data, transform, device, world)
+        loaders = train_loader, val_loader
+        job = Job(settings, str(name), model, data, *loaders, transform, device, world, folder, teacher, calibration)
         marker = Requeue(folder, world)
         try:
             marker.clear()
@@ -211,22 +223,30 @@ def make_deterministic(settings: TrainSettings) -> None:
 
 
 def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: EvalTransform, device, world: World):
-    """The training and the evaluation loader of one module, for this process's shard."""
+    """The training and the evaluation loader of one module, for this process's shard, and what makes a third.
+
+    That is of training images as in evaluation, to recalibrate norms with.
+    """
     shared = {
         "workers": settings.data.workers or default_workers(),
         "device": device,
         "rank": world.rank,
         "world": world.size,
     }
-    augment, sizes, val_sizes = train_transform(settings, transform), None, None
+    augmented = {key: value for key, value in vars(settings.augment).items() if key != "erase"}
+    stated = augmented | {"size": settings.size, "mean": transform.mean, "std": transform.std}
+    augment, sizes, val_sizes = TrainTransform(**stated), None, None
     if isinstance(transform, NativeTransform):
-        augment = NativeTrainTransform(**vars(augment), multiple=transform.multiple)
+        augment = NativeTrainTransform(**stated, multiple=transform.multiple)
         sizes, val_sizes = (image_sizes(split, num_cores()) for split in (data.train, data.val))
     share = settings.batch_size // world.size
     batch, eval_batch = share // settings.accumulate, settings.eval_batch_size or share
     train, val = data.train, data.val
+    varied = settings.progressive.start is not None
+    size_of = SizeOf(settings.progressive, settings.size) if varied else None
+    files = train.files, train.labels
     train_loader = loader.TrainLoader(
-        train.files, train.labels, augment, batch_size=batch, seed=settings.seed, sizes=sizes, **shared
+        *files, augment, batch_size=batch, seed=settings.seed, sizes=sizes, size_of=size_of, **shared
     )
     if train_loader.steps_per_epoch < settings.accumulate:
         raise ValueError(
@@ -234,7 +254,14 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
             f"parts of {batch} on each of them; lower --batch_size or --accumulate"
         )
     val_loader = loader.EvalLoader(val.files, val.labels, transform, batch_size=eval_batch, sizes=val_sizes, **shared)
-    return train_loader, val_loader
+
+    def calibration():
+        rows = recalibration_rows(len(train), settings.adapt.recalibrate, eval_batch * world.size, settings.seed)
+        return loader.EvalLoader(
+            train.files, train.labels, transform, batch_size=eval_batch, sizes=sizes, rows=rows, **shared
+        )
+
+    return train_loader, val_loader, calibration
 
 
 def absolute(data: str) -> str:
@@ -260,7 +287,7 @@ def which_data(settings: TrainSettings) -> str:
 
 def data_of(settings: TrainSettings) -> DataSet:
     """The images to train and to evaluate on, less those that data.exclude names; a run that goes on has its copy."""
-    data, file = open_for_training(settings.data.name), settings.data.exclude
+    data, file = open_for_training(settings.data.name, settings.adapt.imagenet_head), settings.data.exclude
     if file is None:
         return data
     if settings.resume and read_run(Path(settings.resume))["settings"]["data"].get("exclude") == file:

@@ -1,60 +1,9 @@
 """The learning rate as a pure function of the step."""
 
-from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 from math import cos, pi
 
 from pcpad.config import ScheduleSettings
-
-
-def make_schedule(settings: ScheduleSettings, lr: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """The learning rate as a function of the step: `learning_rate`, or one of timm's schedules.
-
-    Raises:
-        ValueError: timm's does not take the options.
-    """
-    if settings.name.startswith("timm/"):
-        return timm_schedule(settings, lr, epochs, steps_per_epoch)
-    return partial(learning_rate, settings=settings, lr=lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
-
-
-def timm_schedule(settings: ScheduleSettings, lr: float, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """A schedule of timm's, advanced by steps and not by epochs.
-
-    timm computes the value of a step from its number alone, noise included, so that there is no state to save.
-    """
-    import torch
-    from timm.scheduler import create_scheduler_v2
-
-    name = settings.name.removeprefix("timm/")
-    stated = {"sched", "num_epochs", "warmup_epochs", "min_lr", "step_on_epochs", "updates_per_epoch"}
-    for option in stated & set(settings.options):
-        raise ValueError(f"schedule.options: {option} follows from the other settings, and cannot be given here")
-    held = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    try:
-        scheduler, _ = create_scheduler_v2(
-            held,
-            sched=name,
-            num_epochs=epochs,
-            warmup_epochs=settings.warmup_epochs,
-            min_lr=settings.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=steps_per_epoch,
-            **settings.options,
-        )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"schedule.options: timm's schedule {name} does not take them: {error}") from error
-
-    def rate(step: int) -> float:
-        scheduler.step_update(step)
-        return float(held.param_groups[0]["lr"])
-
-    try:
-        for step in (0, epochs * steps_per_epoch - 1):
-            rate(step)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"schedule.options: timm's schedule {name} cannot use them: {error}") from error
-    return rate
 
 
 def learning_rate(step: int, settings: ScheduleSettings, lr: float, epochs: int, steps_per_epoch: int) -> float:
@@ -62,7 +11,7 @@ def learning_rate(step: int, settings: ScheduleSettings, lr: float, epochs: int,
 
     A warm-up rises linearly and reaches `lr` at its last step. After it, ``step`` multiplies by gamma at every
     multiple of step_epochs (counted from the start of training), and ``cosine`` falls from `lr` to min_lr at the
-    last step.
+    last step. Any other is timm's, counted from the start of training too, without timm's own warm-up.
 
     Args:
         step: 0 for the first optimizer step, at most ``epochs * steps_per_epoch - 1``.
@@ -78,5 +27,40 @@ def learning_rate(step: int, settings: ScheduleSettings, lr: float, epochs: int,
         return lr * (step + 1) / warmup
     if settings.name == "step":
         return lr * settings.gamma ** int(step / steps_per_epoch / settings.step_epochs)
+    if settings.name != "cosine":
+        return timm_rate(
+            step, settings.name, tuple(settings.options.items()), lr, settings.min_lr, epochs, steps_per_epoch
+        )
     rest = max(total - 1 - warmup, 1)
     return settings.min_lr + (lr - settings.min_lr) * (1 + cos(pi * (step - warmup) / rest)) / 2
+
+
+def timm_rate(
+    step: int, name: str, options: tuple, lr: float, min_lr: float, epochs: int, steps_per_epoch: int
+) -> float:
+    """What timm's schedule of a name gives after so many updates; the same for the same arguments.
+
+    Raises:
+        ValueError: timm does not know the schedule or one of its options.
+    """
+    frozen = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in options)
+    optimizer, schedule = timm_schedule(name, frozen, lr, min_lr, epochs, steps_per_epoch)
+    schedule.step_update(step)
+    return optimizer.param_groups[0]["lr"]
+
+
+@lru_cache(maxsize=8)
+def timm_schedule(name: str, options: tuple, lr: float, min_lr: float, epochs: int, steps_per_epoch: int):
+    """timm's schedule, in updates, of an optimizer that is there for its learning rate alone."""
+    import torch
+    from timm.scheduler import create_scheduler_v2
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr)
+    stated = {"num_epochs": epochs, "min_lr": min_lr, "step_on_epochs": False, "updates_per_epoch": steps_per_epoch}
+    try:
+        schedule, _ = create_scheduler_v2(optimizer, name, **(stated | dict(options)))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"timm's schedule {name} with schedule.options {dict(options)}: {error}") from error
+    if schedule is None:
+        raise ValueError(f"this timm has no schedule {name!r}: update it, or choose step or cosine")
+    return optimizer, schedule

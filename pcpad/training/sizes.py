@@ -1,45 +1,42 @@
-"""What training images become, and how large they are in which epoch."""
+"""The size that an epoch is trained at: a pure function of the epoch, so that it changes between epochs only."""
 
-from itertools import groupby
+from dataclasses import dataclass
 
-from pcpad.config import TrainSettings, parse_randaugment
-from pcpad.data.batch import EvalTransform, Growth, TrainTransform
+from pcpad.config import ProgressiveSettings, TrainSettings
 
-
-def train_transform(settings: TrainSettings, transform: EvalTransform) -> TrainTransform:
-    """The transform of training images, for square ones; mean and std are those of evaluation."""
-    augment = settings.augment
-    return TrainTransform(
-        size=settings.size,
-        scale=augment.scale,
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        interpolation=augment.interpolation,
-        mean=transform.mean,
-        std=transform.std,
-        randaugment=parse_randaugment(augment.randaugment) if augment.randaugment else None,
-        color_jitter=augment.color_jitter,
-        growth=Growth(settings.progressive, settings.epochs) if settings.progressive.start is not None else None,
-    )
+MULTIPLE = 32
+"""Sides on the way are multiples of it: what most networks shrink an image by."""
 
 
-def side_of(settings: TrainSettings, epoch: int) -> int:
-    """Side in pixels of the training images of an epoch, 0 for the first."""
-    return settings.progressive.side(epoch, settings.epochs, settings.size)
+@dataclass(frozen=True)
+class SizeOf:
+    """Side in pixels of an epoch's images.
+
+    Attributes:
+        size: that of evaluation, in force where `progressive` does not say otherwise.
+
+    >>> SizeOf(ProgressiveSettings(start=128, end=224, from_epoch=2, to_epoch=6), 256)(4)
+    160
+    """
+
+    progressive: ProgressiveSettings
+    size: int
+
+    def __call__(self, epoch: int) -> int:
+        plan = self.progressive
+        if plan.start is None:
+            return self.size
+        end = plan.end or self.size
+        if epoch < plan.from_epoch:
+            return plan.start
+        if epoch >= plan.to_epoch:
+            return end
+        side = plan.start + (end - plan.start) * (epoch - plan.from_epoch) / (plan.to_epoch - plan.from_epoch)
+        low, high = sorted((plan.start, end))
+        return min(max(int(side) // MULTIPLE * MULTIPLE, low), high)
 
 
-def sides_of(settings: TrainSettings) -> list[int]:
-    """Every side in pixels that the network will see in a run, in ascending order."""
-    return sorted({settings.size, *(side_of(settings, epoch) for epoch in range(settings.epochs))})
-
-
-def which_sizes(settings: TrainSettings) -> str:
-    """The sizes of training images by epoch as one line, and what they save: ``cost`` is in pixels, computed."""
-    sides = [side_of(settings, epoch) for epoch in range(settings.epochs)]
-    spans, first = [], 1
-    for side, group in groupby(sides):
-        last = first + len(list(group)) - 1
-        spans.append(f"{side} in epoch{'s' * (last > first)} {first}{f' to {last}' if last > first else ''}")
-        first = last + 1
-    share = sum(side**2 for side in sides) / (settings.size**2 * settings.epochs)
-    return f"training images: {', '.join(spans)} pixels; {share:.0%} of the pixels of training at {settings.size}"
+def sizes_trained_at(settings: TrainSettings) -> list[int]:
+    """Every side that some epoch has, ascending."""
+    size_of = SizeOf(settings.progressive, settings.size)
+    return sorted({size_of(epoch) for epoch in range(settings.epochs)})

@@ -147,3 +147,30 @@ def torchvision():
 def dali():
     """The module of the DALI loader."""
     return get_module("dali")
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """Folder of ImageNet's archives with three classes, and what they are."""
+    from tests.data.archives import make_imagenet
+
+    folder = tmp_path / "archives"
+    return folder, make_imagenet(folder)
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory):
+    """The files of the tree that torchvision extracts from the same archives."""
+    from torchvision.datasets import imagenet as theirs
+
+    from tests.data.archives import contents, make_imagenet
+
+    root = tmp_path_factory.mktemp("oracle")
+    edition = make_imagenet(root)
+    with pytest.MonkeyPatch.context() as patch:
+        named = {"train": edition.train, "val": edition.val, "devkit": edition.devkit}
+        patch.setattr(theirs, "ARCHIVE_META", {split: (a.file, a.md5) for split, a in named.items()})
+        theirs.parse_devkit_archive(root)
+        theirs.parse_train_archive(root)
+        theirs.parse_val_archive(root)
+    return contents(root)

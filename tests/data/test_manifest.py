@@ -118,7 +118,9 @@ def test_the_built_in_images_are_a_data_set_like_any_other():
 
 
 def test_unknown_data_is_named(monkeypatch):
-    with pytest.raises(ValueError, match="neither textures, imagenet nor a folder; did you mean 'textures'"):
+    with pytest.raises(
+        ValueError, match="neither textures, elpv, cifar10, imagenette, imagenet nor a folder; did you mean 'textures'"
+    ):
         catalogue.locate("texture")
     with pytest.raises(ValueError, match="IMAGENET=/path"):
         catalogue.locate("imagenet")

@@ -10,7 +10,8 @@ from torch import nn
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.evaluation.counts import Tally, count
 from pcpad.evaluation.record import make_record, read_records, write_record
-from pcpad.evaluation.run import parse_paddings, parse_sizes
+from pcpad.evaluation.run import parse_paddings
+from pcpad.evaluation.variants import Size, parse_sizes
 from pcpad.padding import PADDING_MODES
 
 CPU = torch.device("cpu")
@@ -121,10 +122,24 @@ def test_record_states_what_the_design_asks_for(tmp_path):
 def test_grids():
     assert parse_paddings("all") == list(PADDING_MODES)
     assert parse_paddings("zero, partial,zeros") == ["zeros", "partial"]
-    assert parse_sizes("128, native:160,128") == [(128, False), (160, True)]
+    assert parse_sizes("128, native:160,128") == [Size(128), Size(160, native=True)]
+    assert parse_sizes("cut:16@224,shift:8@64") == [Size(224, False, "cut", 16), Size(64, False, "shift", 8)]
     with pytest.raises(ValueError, match="did you mean 'partial'"):
         parse_paddings("zeros,partail")
-    for text in ("a", "128,,160", "0", "-1", "native:", "own:224", "native:0"):
+    for text in (
+        "a",
+        "128,,160",
+        "0",
+        "-1",
+        "native:",
+        "own:224",
+        "native:0",
+        "cut@224",
+        "cut:0@224",
+        "cat:4@224",
+        "cut:4@",
+        "cut:4@native:9",
+    ):
         with pytest.raises(ValueError, match="positive integers"):
             parse_sizes(text)
 

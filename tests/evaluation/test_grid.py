@@ -8,6 +8,7 @@ import torch
 
 from pcpad.cli import main
 from pcpad.evaluation import run
+from pcpad.evaluation.cells import reasons_text
 from pcpad.evaluation.counts import Tally
 from pcpad.evaluation.record import read_records
 from tests.evaluation.test_native import network
@@ -132,10 +133,21 @@ def test_a_size_that_no_padding_can_do_is_an_error(call, tmp_path, capsys):
     assert call("out", paddings="reflect,circular", sizes="native:64") == 1
     assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert call("out", paddings="zeros,reflect", sizes="8") == 0  # maps of one pixel cannot be mirrored
-    assert "reflect at 8: not applicable: timm/test_resnet cannot run with reflect" in capsys.readouterr().out
-    (record,) = read_records(tmp_path / "out")
-    assert (record["padding"], record["size"]) == ("zeros", "8")
+    sizes = "8,native:64,native:96"
+    assert call("out", paddings="zeros,reflect,circular", sizes=sizes) == 0  # maps of one pixel cannot be mirrored
+    said = [line.split(": not applicable: ") for line in capsys.readouterr().out.splitlines() if "applicable" in line]
+    assert [cells for cells, _ in said] == ["reflect at 8", "reflect, circular at native:64, native:96"]
+    assert said[0][1].startswith("timm/test_resnet cannot run with reflect")
+    assert said[1][1].startswith("native sizes go with zeros and partial padding, not with reflect, circular,")
+    done = {(record["padding"], record["size"]) for record in read_records(tmp_path / "out")}
+    assert done == {("zeros", "8"), ("zeros", "native:64"), ("zeros", "native:96"), ("circular", "8")}
+    lines = [json.loads(line) for line in (tmp_path / "out/not_applicable.jsonl").read_text().splitlines()]
+    assert len({(line["padding"], line["size"]) for line in lines}) == len(lines) == 5
+
+
+def test_cells_of_one_reason_are_said_together():
+    reasons = {("a", "8"): "x", ("b", "8"): "x", ("a", "16"): "x", ("c", "8"): "y", ("d", "16"): "x"}
+    assert reasons_text(reasons) == ["a at 8, 16; b at 8; d at 16: not applicable: x", "c at 8: not applicable: y"]
 
 
 def test_copies_share_their_weights(call, monkeypatch):

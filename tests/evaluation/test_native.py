@@ -1,5 +1,7 @@
 """pcpad eval at native sizes: the predictions of one image after the other, in mixed-size batches."""
 
+import json
+
 import numpy as np
 import pytest
 import timm
@@ -72,8 +74,8 @@ def test_mistakes(folder, tmp_path, capsys):
     common = ["eval", "--model=timm/test_resnet", f"--weights={tmp_path}/weights.pth", f"--data.name={folder}"]
     common += [f"--out={tmp_path}/out", "--data.loader=torchvision"]
     for options, message in {
-        ("--sizes=native:0",): "sizes must be positive integers, or native:N",
-        ("--sizes=own:64",): "sizes must be positive integers, or native:N",
+        ("--sizes=native:0",): "sizes must be positive integers, native:N",
+        ("--sizes=own:64",): "sizes must be positive integers, native:N",
         (
             "--sizes=native:64",
             "--paddings=reflect",
@@ -111,6 +113,10 @@ def test_a_run_on_native_sizes(folder, tmp_path, loader, capsys):
     assert main(["eval", f"--run={tmp_path}/run", f"--data.loader={loader}", "--batch_size=6"]) == 0
     *_, again = read_records(tmp_path / "run")
     assert (again["size"], again["top1"]) == ("native:48", records[1]["top1"])
+    impossible = ["--paddings=reflect,circular", "--sizes=native:48"]
+    assert main(["eval", f"--run={tmp_path}/run", f"--data.loader={loader}", *impossible]) == 1
+    lines = [json.loads(line) for line in (tmp_path / "run/not_applicable.jsonl").read_text().splitlines()]
+    assert [(line["padding"], line["size"]) for line in lines] == [("reflect", "native:48"), ("circular", "native:48")]
     capsys.readouterr()
     assert main(["train", "--model=timm/test_resnet", "--padding=reflect", *common, f"--out={tmp_path}/other"]) != 0
     assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err

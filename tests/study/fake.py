@@ -38,6 +38,8 @@ def train(argv: list[str]) -> int:
     with open("calls.jsonl", "a") as file:
         seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
         file.write(json.dumps({"name": out.name, "argv": argv, "seen": seen}) + "\n")
+    if "lock" in told:
+        (out / ".lock").write_text(json.dumps(told["lock"]))
     if "fail" in told:
         print("a warning\n" + told["fail"], file=sys.stderr)
         return 1
@@ -72,21 +74,26 @@ def evaluate(argv: list[str]) -> int:
     if "evaluation" in told:
         print(told["evaluation"], file=sys.stderr)
         return 1
+    reasons, filled = [], 0
     last = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()][-1]
     with open(run / "records.jsonl", "a") as file:
         for padding in options["--paddings"].split(","):
             for size in options["--sizes"].split(","):
                 if padding in told.get("impossible", []):
                     reason = {"model": "m", "padding": padding, "size": size, "reason": f"{padding}: too small"}
+                    reasons.append(reason)
                     with open(run / "not_applicable.jsonl", "a") as other:
                         other.write(json.dumps(reason) + "\n")
                     continue
+                filled += 1
                 hits = 80 - 9 * (padding != about["settings"]["padding"]) - int(size.split(":")[-1]) // 16
                 more = {"padding": padding, "size": size, "checkpoint": "last", "predictions": "x"}
                 more["run_digest"] = about["settings_digest"]
                 line = record(about["id"], about["settings"], last["step"], hits) | more
                 file.write(json.dumps(line) + "\n")
-    return 0
+    if not filled:
+        print(reasons[0]["reason"], file=sys.stderr)
+    return 0 if filled else 1
 
 
 if __name__ == "__main__":

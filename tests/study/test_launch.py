@@ -284,6 +284,10 @@ def test_each_of_several_processes_has_its_gpu_and_its_cores(write, fake, monkey
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_of(StudyRunSettings("x", gpus=2))] == ["5", "GPU-7"]
     with pytest.raises(ValueError, match="gpus=3: CUDA_VISIBLE_DEVICES=5,GPU-7 shows 2"):
         slots_of(StudyRunSettings("x", gpus=3))
+    with monkeypatch.context() as hidden:
+        hidden.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(ValueError, match="gpus=1: CUDA_VISIBLE_DEVICES= shows 0"):
+            slots_of(StudyRunSettings("x", gpus=1))
     write(**DATA)
     assert go(gpus=2) == 0
     assert sorted(call["seen"]["CUDA_VISIBLE_DEVICES"] for call in calls()) == ["5", "GPU-7"]

@@ -57,7 +57,7 @@ def test_the_runs_of_another_study(write):
     )
     cross, tiny = load_plan("cross"), load_plan("tiny")
     assert cross.runs == tiny.runs
-    assert (cross.source, cross.data, cross.sizes) == ("tiny", "/images", ("32", "native:64"))
+    assert (cross.source, cross.data, cross.sizes) == (tiny.folder, "/images", ("32", "native:64"))
     assert tiny.cost.hours == {"timm/test_byobnet": 0.5}
 
 
@@ -90,6 +90,8 @@ def test_the_runs_of_another_study(write):
         ({"evaluate": {"paddings": ["zeros"], "sizes": ["big"]}}, "evaluate.sizes: 'big' must be a whole number"),
         ({"evaluate": {"padding": ["zeros"]}}, "'evaluate.padding'; did you mean 'paddings'?"),
         ({"evaluate": {"paddings": ["own", "zeros"], "sizes": [32]}}, "evaluate.paddings: own stands alone"),
+        ({"evaluate": {"paddings": ["zeros"], "sizes": [32, "32"]}}, "evaluate.sizes: ['32'] stands there twice"),
+        ({"evaluate": {"paddings": "own", "sizes": [32]}, "tables": ["cross"]}, "cross needs evaluate.paddings by"),
         ({"published": "p.csv"}, "published: there is no experiments/tiny/p.csv"),
         ({"tables": []}, "tables: must be a list of training"),
         ({"tables": ["trainning"]}, "unknown key 'tables: trainning'; did you mean 'training'?"),

@@ -1,39 +1,13 @@
 """results.jsonl: collected from folders, once each, whole; what is damaged is named."""
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pcpad.study.plan import load_plan
 from pcpad.study.results import alone, collect, note_launch, paired, read_results
-
-
-@pytest.fixture
-def finished(write):
-    """Make the folder of a finished run by hand; gives its plan and its study's folder."""
-    folder = write(data="/images", evaluate={"paddings": ["zeros", "partial"], "sizes": [32]})
-    plan = load_plan("tiny")
-    for run in plan.runs:
-        settings = {"data": {"loader": "torchvision"}}
-        about = {"id": run.name, "settings_digest": run.digest("torchvision"), "settings": settings, "hardware": "h"}
-        (run.folder / "records").mkdir(parents=True)
-        (run.folder / "run.json").write_text(json.dumps(about | {"versions": {"torch": "2"}, "commit": "c0ffee"}))
-        shared = {"run": run.name, "n": 4, "top5": None, "loss": 0.5, "size": "32", "loader": "torchvision"}
-        shared |= {"manifest_digest": "m", "run_digest": about["settings_digest"]}
-        lines = [{"checkpoint": "epoch", "step": step, "top1": step // 3, "padding": run.padding} for step in (3, 6)]
-        for padding, top in (("zeros", [0, 1, 1, 0]), ("partial", [0, 0, 0, 1])):
-            file = f"records/{padding}.npz"
-            np.savez(run.folder / file, label=np.array([0, 1, 0, 1]), top5=np.array(top)[:, None], index=np.arange(4))
-            right = int((np.array([0, 1, 0, 1]) == top).sum())
-            lines.append({"checkpoint": "last", "step": 6, "top1": right, "padding": padding, "predictions": file})
-        text = "".join(json.dumps({**shared, **line}) + "\n" for line in lines)
-        (run.folder / "records.jsonl").write_text(text)
-    return plan, folder
 
 
 def test_an_entry_says_all_that_tables_and_plots_need(finished):

@@ -80,7 +80,7 @@ def test_results_of_other_settings_are_missing(write):
     zeros, partial, _ = rows_of(text.split("The same")[0], "| test_byobnet")
     assert zeros[2].startswith("62 64 1 missing: `pcpad study run tiny --only 'timm_test_byobnet-zeros-s*'")
     assert (zeros[3], partial[3]) == ("2", "2")
-    assert "Failed:\n\n- timm_test_byobnet-partial-s0: exit code 1: no room" in text
+    assert "Failed:\n\n- timm_test_byobnet-partial-s0: exit code 1: `no room`" in text
 
 
 def test_runs_on_other_images_are_not_compared(write):

@@ -189,7 +189,7 @@ def test_ranks_draw_different_random_numbers(pair):
         ),
         ({"batch_size": 40}, "36 images over 2 ranks do not fill one batch of 20 on each rank"),
         ({"padding": "partail"}, "unknown padding mode 'partail'"),
-        ({"data": "no/such"}, "neither textures, imagenet nor a folder"),
+        ({"data": "no/such"}, "neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],
 )
 def test_a_mistake_leaves_nothing_behind(pair, argv, tmp_path, options, message):

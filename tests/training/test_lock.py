@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from pcpad import lock
 from pcpad.cli import main
-from pcpad.training import lock
-from pcpad.training.lock import NAME, locked
+from pcpad.lock import NAME, locked
 
 
 def hold(folder, leave) -> None:

@@ -1,7 +1,7 @@
 """The figures of the border study's records, from the data functions that its own plots are made with."""
 
-from pcpad.evaluation.border_plots import footnote, name_of, points, rings_shown
-from pcpad.evaluation.border_report import bias, directions, fidelity, layers, paddings, shift_records, shown_layers
+from pcpad.evaluation.border.plots import footnote, name_of, points, rings_shown
+from pcpad.evaluation.border.report import bias, directions, fidelity, layers, paddings, shift_records, shown_layers
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 
 TRUE = "true context"

@@ -6,13 +6,14 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from pcpad.evaluation.border_plots import LOOK, TRUE, style
+from pcpad.evaluation.border.plots import LOOK, TRUE, style
 from pcpad.study.report.border_charts import TRUE as TRUE_CONTEXT
 from pcpad.study.report.charts import Chart, Panel, Series, description, name_of
 from pcpad.study.report.page import Markup, element
 
 # Grey that is seen on white and on black; all that is black is turned into the colour of the text around it.
 OWN_LOOK = LOOK | {"grid.color": "#80808050", "legend.frameon": False, "lines.solid_capstyle": "round"}
+OWN_LOOK |= {"text.parse_math": False}  # a name with two dollars is a name
 WIDTH = 4.8
 """Of every figure, in inches: what a phone shows without making the text too small to read."""
 FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"

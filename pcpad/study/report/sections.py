@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcpad.config import nearest
-from pcpad.evaluation.border_report import RECORDS, read_border
-from pcpad.evaluation.border_tables import tables as border_tables
+from pcpad.evaluation.border.report import RECORDS, read_border
+from pcpad.evaluation.border.tables import tables as border_tables
 from pcpad.statistics import decimals, rounded, wilson
 from pcpad.study import plan as study_plan
 from pcpad.study.markdown import table as markdown_table
@@ -22,7 +22,7 @@ from pcpad.study.report.study_charts import (
     record_charts,
     same_evaluation,
     size_charts,
-    subject_of,
+    subjects_of,
     training_charts,
 )
 from pcpad.study.results import read_results
@@ -166,15 +166,15 @@ def record_table(records: list[dict], impossible: list[dict]) -> str:
         for r in sorted(records, key=lambda r: r["step"] or 0)
         if r["checkpoint"] == "epoch"
     }
-    rows = []
-    for record in [r for r in records if r["checkpoint"] != "epoch"] + list(epochs.values()):
+    rows, shown = [], [r for r in records if r["checkpoint"] != "epoch"] + list(epochs.values())
+    for record, subject in zip(shown, subjects_of(shown), strict=True):
         n = record["n"]
         low, high = (100 * end for end in wilson(record["top1"], n))
         places = decimals((high - low) / 2, 100 / n)
         top1, top5 = (None if record[key] is None else 100 * record[key] / n for key in ("top1", "top5"))
         interval = f"{rounded(low, places)} to {rounded(high, places)}"
         numbers = [str(n), str(record["top1"]), rounded(top1, places), interval, rounded(top5, places)]
-        rows.append([subject_of(record), record["padding"], record["size"], *numbers])
+        rows.append([subject, record["padding"], record["size"], *numbers])
     for cell in impossible:
         rows.append([cell.get("model", "-"), cell["padding"], cell["size"], *["n/a"] * 5])
     told = "In percent of n images; intervals are those of one accuracy over the images (Wilson, 95%)."

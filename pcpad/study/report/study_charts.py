@@ -8,6 +8,8 @@ from pcpad.study.plan import Plan
 from pcpad.study.published import read_published
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 
+TELLING = ("data", "manifest_digest", "weights_digest", "step", "power", "amp", "ema", "on_small", "loader")
+"""What two records of one network, padding and size may differ in."""
 OWN, PUBLISHED = "own, best epoch", "published"
 
 
@@ -146,8 +148,8 @@ def size_chart(label: str, panels: dict, told: str, finest: float) -> list[Chart
 
 
 def along(points: dict[str, Point], kind: str) -> tuple[Point, ...]:
-    """The points of square sizes (`kind` empty) or of ``native:`` ones, by their number of pixels."""
-    own = {size: p for size, p in points.items() if size.startswith("native:") == (kind == "native:")}
+    """The points of square sizes (`kind` empty) or of ``native:`` ones, by their pixels; variants are none."""
+    own = {size: p for size, p in points.items() if size.startswith(kind) and size.removeprefix(kind).isdigit()}
     placed = [Point(int(size.removeprefix(kind)), p.y, p.low, p.high) for size, p in own.items()]
     return tuple(sorted(placed, key=lambda point: point.x))
 
@@ -156,14 +158,14 @@ def record_charts(records: list[dict]) -> list[Chart]:
     """The same from plain records: Wilson's intervals over the images, and a training curve of a run's epochs."""
     held: dict[str, dict[str, dict[str, Point]]] = {}
     epochs: dict[str, dict[tuple, list[dict]]] = {}
-    for record in records:
+    for record, subject in zip(records, subjects_of(records), strict=True):
         if record["checkpoint"] == "epoch":
             run = record["padding"], record["run"]
             epochs.setdefault(record["model"].partition("/")[2], {}).setdefault(run, []).append(record)
             continue
         low, high = wilson(record["top1"], record["n"])
         point = Point(record["size"], 100 * record["top1"] / record["n"], 100 * low, 100 * high)
-        held.setdefault(subject_of(record), {}).setdefault(record["padding"], {})[record["size"]] = point
+        held.setdefault(subject, {}).setdefault(record["padding"], {})[record["size"]] = point
     told = "Top-1 against the side of the image in pixels; bars are 95% intervals over the images (Wilson's)."
     finest = finest_of(records)
     charts = [chart for label, lines in held.items() for chart in size_chart(label, {"": lines}, told, finest)]
@@ -177,6 +179,32 @@ def record_charts(records: list[dict]) -> list[Chart]:
             told = "Top-1 on the validation images after each epoch."
             charts.append(curves_chart(f"training-{model}", model, told, finest, series))
     return charts
+
+
+def subjects_of(records: list[dict]) -> list[str]:
+    """`subject_of` each record, and with it what tells the record from others of the same padding and size."""
+    libraries: dict[str, set[str]] = {}
+    for record in records:
+        libraries.setdefault(record["model"].partition("/")[2], set()).add(record["model"])
+    names, cells = [], {}
+    for record in records:
+        alike = len(libraries[record["model"].partition("/")[2]]) == 1
+        names.append(("" if alike else f"{record['model'].partition('/')[0]}/") + subject_of(record))
+    for name, record in zip(names, records, strict=True):
+        if record["checkpoint"] != "epoch":
+            cells.setdefault((name, record["padding"], record["size"]), []).append(record)
+    telling: dict[str, dict[str, None]] = {}
+    for (name, *_), found in cells.items():
+        keys = [key for key in TELLING if len({json.dumps(record.get(key)) for record in found}) > 1]
+        keys = keys or (["settings_digest"] if len(found) > 1 else [])  # its preprocessing
+        telling.setdefault(name, {}).update(dict.fromkeys(keys))
+
+    def text(name: str, record: dict) -> str:
+        keys = [key for key in telling.get(name, ()) if key != "power" or record["padding"] == "partial"]
+        more = ", ".join(f"{key}={record.get(key)}" for key in keys)
+        return f"{name}, {more}" if more else name
+
+    return [text(*pair) for pair in zip(names, records, strict=True)]
 
 
 def subject_of(record: dict) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.evaluation.border_features import (
+from pcpad.evaluation.border.features import (
     choose_margin,
     features,
     find_places,
@@ -14,7 +14,7 @@ from pcpad.evaluation.border_features import (
     reaches,
     total_stride,
 )
-from pcpad.evaluation.border_rings import FidelitySums
+from pcpad.evaluation.border.rings import FidelitySums
 from tests.zoo.redraw import redraw
 
 

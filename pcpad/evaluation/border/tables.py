@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from pcpad.evaluation.border_report import (
+from pcpad.evaluation.border.report import (
     bias,
     directions,
     fidelity,

@@ -8,7 +8,7 @@ from torch import nn
 
 from pcpad.data.batch import EvalTransform
 from pcpad.data.reference import eval_pixels
-from pcpad.evaluation.border_shifts import ShiftCounts, parse_shifts, shift_transform, window
+from pcpad.evaluation.border.shifts import ShiftCounts, parse_shifts, shift_transform, window
 from tests.data.conftest import picture
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.evaluation.border_report import bias, fidelity
-from pcpad.evaluation.border_rings import FidelitySums, MeanMap, ring_index
+from pcpad.evaluation.border.report import bias, fidelity
+from pcpad.evaluation.border.rings import FidelitySums, MeanMap, ring_index
 
 
 def ring(i, j, height, width):

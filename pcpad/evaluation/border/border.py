@@ -15,7 +15,7 @@ from pcpad.config import BorderSettings, digest
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.environment import commit, hardware, pick_device, versions
-from pcpad.evaluation.border_features import (
+from pcpad.evaluation.border.features import (
     Place,
     choose_margin,
     features,
@@ -24,10 +24,10 @@ from pcpad.evaluation.border_features import (
     reaches,
     total_stride,
 )
-from pcpad.evaluation.border_images import Images, open_images
-from pcpad.evaluation.border_report import RECORDS, SCHEMA, report
-from pcpad.evaluation.border_rings import FidelitySums, MeanMap
-from pcpad.evaluation.border_shifts import ShiftCounts, parse_shifts, shift_transform
+from pcpad.evaluation.border.images import Images, open_images
+from pcpad.evaluation.border.report import RECORDS, SCHEMA, report
+from pcpad.evaluation.border.rings import FidelitySums, MeanMap
+from pcpad.evaluation.border.shifts import ShiftCounts, parse_shifts, shift_transform
 from pcpad.evaluation.run import parse_paddings
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.folders import result_folder

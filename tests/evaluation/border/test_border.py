@@ -14,9 +14,9 @@ from torchvision.transforms import functional as F
 
 import pcpad
 from pcpad.cli import main
-from pcpad.evaluation.border_plots import draw_fidelity
-from pcpad.evaluation.border_report import fidelity, layers, read_border, shown_layers
-from pcpad.evaluation.border_tables import tables
+from pcpad.evaluation.border.plots import draw_fidelity
+from pcpad.evaluation.border.report import fidelity, layers, read_border, shown_layers
+from pcpad.evaluation.border.tables import tables
 from tests.data.conftest import picture
 from tests.training.conftest import make_stripes
 from tests.zoo.redraw import redraw
@@ -125,7 +125,7 @@ def test_figures_come_from_the_records_alone(measured, tmp_path):
     (copy / "border.jsonl").write_bytes((measured / "border.jsonl").read_bytes())
     code = f"import sys; from pcpad.cli import main; assert main(['border', '--redraw', {str(copy)!r}]) == 0; "
     code += "assert 'torch' not in sys.modules"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in measured.iterdir())
@@ -168,7 +168,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
     """Its own data, size, preprocessing and classes; top-1 of the unshifted window is what pcpad eval counts."""
     make_stripes(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pcpad.evaluation.border_plots.plots", lambda records, folder: [])  # drawn in other tests
+    monkeypatch.setattr("pcpad.evaluation.border.plots.plots", lambda records, folder: [])  # drawn in other tests
     here = ["--device=cpu", "--data.loader=torchvision", "--data.workers=1"]
     network = ["--model=timm/test_resnet", "--size=32", "--padding=reflect", "--seed=3", "--on_small=replicate"]
     network += ["--preprocess.crop_pct=0.8"]  # with room for a shift
@@ -195,7 +195,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
         (["--paddings=zeros,partail"], "unknown padding mode 'partail'"),
         (["--paddings=zeros", "--power=0.5"], "power=0.5 has a meaning for partial padding only"),
         (["--size=16", "--margin=32", "--paddings=circular,reflect"], "cannot run with reflect padding at size 16"),
-        (["--data=/nowhere/at/all"], "is neither textures, imagenet nor a folder"),
+        (["--data=/nowhere/at/all"], "is neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],
 )
 def test_mistakes_are_named_before_the_work(model, folder, tmp_path, more, message, capsys):
@@ -253,7 +253,7 @@ def test_records_that_cannot_be_read_are_named(measured, tmp_path, capsys):
 
 @pytest.mark.parametrize("folder", ["experiments/border", "experiments/border/exact"])
 def test_the_published_tables_are_those_of_the_records(folder):
-    folder = Path(__file__).resolve().parents[2] / folder
+    folder = Path(__file__).resolve().parents[3] / folder
     published = (folder / "tables.md").read_text()
     assert tables(read_border(folder)) == published
     told = folder / "README.md"

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from pcpad.evaluation.border_report import bias, directions, fidelity, layers, paddings, shift_records, shown_layers
+from pcpad.evaluation.border.report import bias, directions, fidelity, layers, paddings, shift_records, shown_layers
 
 STYLES = {
     "zeros": ("#000000", "o"),

@@ -19,12 +19,12 @@ def report(folder: Path) -> list[Path]:
         ValueError: there are no records, or records of another schema or of more than one call. OSError: the folder
             cannot be written.
     """
-    from pcpad.evaluation import border_plots, border_tables
+    from pcpad.evaluation.border import plots, tables
 
     records = read_border(folder)
     table = folder / "tables.md"
-    table.write_text(border_tables.tables(records))
-    return [table, *border_plots.plots(records, folder)]
+    table.write_text(tables.tables(records))
+    return [table, *plots.plots(records, folder)]
 
 
 def read_border(folder: Path) -> list[dict]:

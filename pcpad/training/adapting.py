@@ -1,0 +1,121 @@
+"""From weights of zero padding to another: recalibrated norms, a power that rises, the network as its own teacher."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from math import floor
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pcpad.config import TrainSettings
+from pcpad.data.batch import Batch
+from pcpad.padding import convert
+from pcpad.padding.modes import power_of
+from pcpad.training.distributed import World
+
+LEVELS = 100
+"""Values that the power takes on its way up: each costs a conversion, and one tensor of ratios a layer."""
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def check_adapting(settings: TrainSettings) -> None:
+    """Raise ValueError for settings that contradict each other."""
+    adapt = settings.adapt
+    if settings.weights is None and (adapt.recalibrate or adapt.distill or adapt.ramp_epochs):
+        raise ValueError("adapt.recalibrate, adapt.distill and adapt.ramp_epochs start from weights: give --weights")
+    if adapt.ramp_epochs and settings.padding not in ("partial", "partial_sqrt"):
+        raise ValueError(f"adapt.ramp_epochs raises the power of partial padding; {settings.padding} has none")
+    if adapt.ramp_epochs and settings.compile:
+        raise ValueError(
+            "adapt.ramp_epochs with --compile would compile the network anew for each power; use one of them"
+        )
+    if adapt.ramp_epochs > settings.epochs:
+        raise ValueError(f"adapt.ramp_epochs must be at most epochs ({settings.epochs}), not {adapt.ramp_epochs:g}")
+
+
+def power_after(step: int, settings: TrainSettings, steps_per_epoch: int) -> float:
+    """The power that is in force after so many optimizer steps."""
+    full, ramp = power_of(settings.padding, settings.power), settings.adapt.ramp_epochs * steps_per_epoch
+    if step >= ramp:
+        return full
+    return full * floor(LEVELS * step / ramp) / LEVELS
+
+
+def put_power(model: nn.Module, settings: TrainSettings, power: float) -> None:
+    """Put a network of partial padding to a power; weights and everything else stay."""
+    convert(model, "partial", power=power, on_small=settings.on_small)
+
+
+def recalibration_rows(num_images: int, wanted: int, batch: int, seed: int) -> list[int]:
+    """Which training images the norms are computed from: drawn at random, in full batches, in ascending order.
+
+    Args:
+        batch: images of one step over all processes.
+
+    Raises:
+        ValueError: they do not fill a batch.
+    """
+    count = min(wanted, num_images) // batch * batch
+    if not count:
+        raise ValueError(
+            f"adapt.recalibrate={wanted} of {num_images:,} training images do not fill one batch of {batch}: lower "
+            "--eval_batch_size"
+        )
+    return np.sort(np.random.default_rng([seed, 1]).permutation(num_images)[:count]).tolist()
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, batches: Iterable[Batch], world: World, layout: torch.memory_format, step: Callable = lambda: None
+) -> int:
+    """Replace the running statistics of every batch norm by the mean of those of the batches; returns how many.
+
+    Everything else of the network works as in evaluation. The result depends on the weights and the images, not on the
+    statistics before. All processes have to call it, with as many batches each.
+
+    Args:
+        batches: of a loader; labels are not looked at.
+        step: called before each batch; what it raises ends this, with the statistics of the batches so far.
+    """
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    was_training, momenta = model.training, [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's cumulative average
+        norm.train()
+    try:
+        for batch in batches:
+            step()
+            model(batch.images.to(memory_format=layout))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(was_training)
+    for norm in norms:
+        for buffer in (norm.running_mean, norm.running_var):
+            buffer.copy_(world.sum(buffer) / world.size)
+    return len(norms)
+
+
+def make_teacher(model: nn.Module) -> nn.Module:
+    """A copy of a network with zero padding, in eval mode, that learns nothing."""
+    teacher = copy.deepcopy(model)
+    convert(teacher, "zeros")
+    return teacher.eval().requires_grad_(False)
+
+
+def towards_teacher(loss: Tensor, logits: Tensor, taught: Tensor, share: float) -> Tensor:
+    """`loss` with a share of it replaced by the cross-entropy to the teacher's outputs.
+
+    Args:
+        loss: 0-d. logits, taught: ``(B, num_classes)``.
+    """
+    if not math.isfinite(share) or share == 0:
+        return loss
+    soft = nn.functional.cross_entropy(logits, taught.to(logits.dtype).softmax(1))
+    return (1 - share) * loss + share * soft

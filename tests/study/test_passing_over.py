@@ -1,0 +1,141 @@
+"""What study run leaves to others or cannot do, and what it says of it; and how it ends when it fails itself."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pcpad.config import StudyRunSettings
+from pcpad.study import launch
+from pcpad.study.launch import run_study
+from pcpad.study.plan import load_plan
+from pcpad.study.results import missing_cells, note_launch, read_launches, read_results, results_of
+from pcpad.study.states import INTERRUPTED
+from pcpad.study.tables import tables_of
+from tests.study.test_launch import DATA, PARTIAL, ZEROS, calls, go, states
+
+EVALUATE = {"paddings": ["zeros", "partial"], "sizes": [32]}
+
+
+def test_launches_go_on_after_a_line_that_was_cut(write):
+    write(**DATA)
+    plan = load_plan("tiny")
+    note_launch(plan, {"name": "a"})
+    with open("runs/tiny/launches.jsonl", "a") as file:
+        file.write('{"name": "b"')
+    note_launch(plan, {"name": "c"})
+    assert read_launches(plan) == [{"name": "a"}, {"name": "c"}]
+
+
+def test_an_error_of_the_bookkeeping_stops_what_runs(write, fake, monkeypatch):
+    """One run waits; when the other ends, the disk is full."""
+    write(**DATA)
+    fake(**{ZEROS: {"wait": True}})
+
+    def full(*_):
+        while not Path(f"{ZEROS}.waits").exists():
+            time.sleep(0.01)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(launch, "end", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        go(jobs=2)
+    assert states()[0] == INTERRUPTED  # it was asked to stop, and has saved
+
+
+def test_two_of_one_study_do_not_evaluate_a_run_twice(write, fake, capsys):
+    write(evaluate=EVALUATE, **DATA)
+    fake(evaluation="not now")
+    assert go(only="*zeros*") == 1
+    fake()
+    code = (
+        "from pcpad.lock import locked; from pathlib import Path\n"
+        f"with locked(Path('runs/tiny/evaluating/{ZEROS}')): print('up', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == "up\n"
+        assert go(only="*zeros*") == 0
+        assert f"left {ZEROS}: another process evaluates it" in capsys.readouterr().out
+        other.communicate("\n")
+    plan = load_plan("tiny")
+    assert len(missing_cells(plan, plan.runs[0], results_of(plan))) == 2
+    assert go(only="*zeros*") == 0
+    assert missing_cells(plan, plan.runs[0], results_of(plan)) == []
+    assert not Path("runs/tiny/evaluating").exists() or not list(Path("runs/tiny/evaluating").iterdir())
+
+
+def test_a_run_none_of_whose_missing_cells_can_be_is_complete(write, fake):
+    """As where a size was added to the study later: pcpad eval itself ends with an error."""
+    folder = write(evaluate=EVALUATE, tables=["cross"], **DATA)
+    fake(impossible=["zeros", "partial"])
+    assert go(only="*zeros*") == 0
+    kinds = [e["status"] for e in read_results(folder) if e["kind"] == "evaluation"]
+    assert kinds == ["not applicable"] * 2
+    assert go(only="*zeros*") == 0
+
+
+def test_a_start_that_another_process_was_quicker_than_leaves_no_trace(write, fake):
+    write(**DATA)
+    folder = Path("runs/tiny", ZEROS)
+    folder.mkdir(parents=True)
+    holder = {"pid": os.getpid(), "host": os.uname().nodename, "since": "now"}
+    fake(**{ZEROS: {"fail": "in use", "lock": holder}})
+    assert go(only="*zeros*") == 0
+    assert not Path("runs/tiny/launches.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["experiments/tiny", "some where/tiny"])
+def test_commands_can_be_pasted(place, write, fake, capsys, monkeypatch):
+    folder = Path(place)
+    home = write(settings={"size": 32, "epochs": 2, "preprocess.mean": [0.5, 0.5, 0.25], "data.loader": "torchvision"})
+    if place != "experiments/tiny":
+        folder.parent.mkdir()
+        home.rename(folder)
+    assert run_study(StudyRunSettings(place, dry_run=True, data="/my images")) == 0
+    said = capsys.readouterr().out
+    named = "tiny" if place == "experiments/tiny" else place
+    (one,) = [line.split(":", 1)[1] for line in said.splitlines() if line.startswith("one of them:")]
+    words = shlex.split(one)
+    assert words[:2] == ["pcpad", "train"]
+    assert "--preprocess.mean=[0.5, 0.5, 0.25]" in words
+    assert words[words.index("--data.name") + 1] == "/my images"
+    (whole,) = [line.split(":", 1)[1] for line in said.splitlines() if line.startswith("the study:")]
+    assert shlex.split(whole.partition("  (")[0]) == ["pcpad", "study", "run", named, "--data", "/my images"]
+    plan = load_plan(named)
+    text, _ = tables_of(plan, [])
+    command = shlex.split(text.split("missing: `")[1].split("`")[0])
+    assert command[:4] == ["pcpad", "study", "run", named]
+    assert run_study(StudyRunSettings(command[3], only=command[5], data=command[7])) == 0
+    assert [call["name"] for call in calls()] == [ZEROS]
+
+
+def test_what_cannot_be_evaluated_here_is_told_how_it_could(write, fake, capsys):
+    write(**DATA)
+    assert go() == 0
+    nothing = dict.fromkeys(("grid", "recipe", "settings"))
+    write("cross", **nothing, **{"from": "tiny"}, evaluate=EVALUATE, tables=["cross"])
+    Path("runs").rename("elsewhere")  # a clone: tiny has its results, and would not train again
+    assert run_study(StudyRunSettings("cross")) == 0
+    out = capsys.readouterr().out
+    assert f"{PARTIAL} cannot be evaluated: its weights are not here" in out
+    assert "to train it again, remove its line from experiments/tiny/results.jsonl\n" in out
+    assert "trains it" not in out
+    Path("elsewhere").rename("runs")
+    Path("runs/tiny", ZEROS, "checkpoints/last.pt").unlink()
+    assert run_study(StudyRunSettings("cross")) == 0
+    assert f"results.jsonl, move runs/tiny/{ZEROS} away" in capsys.readouterr().out
+
+
+def test_a_run_of_another_process_is_said_to_be_left(write, fake, capsys):
+    write(**DATA)
+    folder = Path("runs/tiny", ZEROS)
+    folder.mkdir(parents=True)
+    (folder / ".lock").write_text(json.dumps({"pid": 7, "host": "a node", "since": "now"}))
+    assert go() == 0
+    assert f"{ZEROS} is left to who has it (just started by process 7 on a node since now)" in capsys.readouterr().out
