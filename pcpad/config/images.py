@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pcpad.config.fields import aside, check
+from pcpad.config.fields import aside, check, later
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class AugmentSettings:
     """Probability of a horizontal flip."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize."""
-    randaugment: int = 0
+    randaugment: int = later(0)
     """Operations of RandAugment on each image (arXiv:1909.13719), DALI's or timm's as the loader is; 0 for none."""
-    magnitude: int = 9
+    magnitude: int = later(9)
     """Their strength, of 10."""
-    erase: float = 0.0
+    erase: float = later(0.0)
     """Probability that a rectangle is replaced by noise (timm's random erasing, arXiv:1708.04896)."""
 
     def __post_init__(self):

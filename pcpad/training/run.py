@@ -27,7 +27,7 @@ from pcpad.training.adapting import check_adapting, make_teacher, recalibration_
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
-from pcpad.training.mixing import check_mixing
+from pcpad.training.mixing import augmented_by, check_mixing
 from pcpad.training.optimizer import check_optimizer, peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
@@ -105,6 +105,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
             "excluded": data.excluded,
+            "augmented_by": augmented_by(settings),
         }
         resume = None
         if settings.resume:
