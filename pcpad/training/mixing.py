@@ -26,9 +26,9 @@ def make_mixing(settings: TrainSettings, num_classes: int, device: torch.device)
     """A function of a batch of float32 images to the batch that is trained on; None where nothing is to be done.
 
     It is called with the batch and a key of whole numbers: ``mix(part, seed, epoch, step, rank, number)``. The key
-    alone gives its random numbers: a run that goes on draws those of one that was never stopped, and the dropout of the step
-    is what it is without mixing. Images are changed in place; labels are float32 ``(B, num_classes)`` where images are
-    mixed.
+    alone gives its random numbers: a run that goes on draws those of one that was never stopped, and the dropout of the
+    step is what it is without mixing. Images are changed in place; labels are float32 ``(B, num_classes)`` where images
+    are mixed.
     """
     mix, erase = settings.mix, None
     if settings.augment.erase:

@@ -31,7 +31,7 @@ from pcpad.training.mixing import augmented_by, check_mixing
 from pcpad.training.optimizer import check_optimizer, peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
-from pcpad.training.schedule import learning_rate
+from pcpad.training.schedule import check_schedule
 from pcpad.training.signals import Signals, Stopped
 from pcpad.training.sizes import SizeOf, sizes_trained_at
 
@@ -85,7 +85,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
     check_adapting(settings)
     check_mixing(settings, world.size)
     check_optimizer(settings.optim)
-    learning_rate(0, settings.schedule, settings.optim.lr, max(settings.epochs, 1), 1)  # timm's may know no such option
+    check_schedule(settings.schedule, settings.epochs)
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")
 
