@@ -79,6 +79,18 @@ def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> di
     return found | {"steps": len(steps), "finite": all(bool(p.isfinite().all()) for p in weights)}
 
 
+def cli_mixing(argv: list[str], folder) -> dict:
+    """The command; and of each batch of this rank the larger share of its first image's labels."""
+    shares, original = [], loop.backward
+
+    def noting(model, images, labels, *args, **kwargs):
+        shares.append(round(float(labels[0].max()), 9))
+        return original(model, images, labels, *args, **kwargs)
+
+    with patch.object(loop, "backward", noting):
+        return cli(argv, folder) | {"shares": shares}
+
+
 def small_network() -> nn.Module:
     """Without batch statistics, in float64."""
     torch.manual_seed(0)
