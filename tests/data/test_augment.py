@@ -32,7 +32,7 @@ def test_images_grow_between_epochs(loader, photo_files):
 
 
 @pytest.mark.parametrize("shard", [{}, {"rank": 1, "world": 2}], ids=["alone", "rank 1 of 2"])
-@pytest.mark.parametrize("cuts", ["all", "last"])
+@pytest.mark.parametrize("cuts", ["all", pytest.param("one", marks=pytest.mark.slow)])
 def test_resumed_after_any_batch_across_sizes(loader, photo_files, shard, cuts):
     """The remaining batches of both sizes, bit for bit; with RandAugment, whose pipeline is slow to make, after one."""
     transform = train_transform() if cuts == "all" else augmented()
