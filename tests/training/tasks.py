@@ -53,14 +53,14 @@ def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> di
     steps, weights, original = [], [], loop.backward
     original_step = loop.optimizer_step
 
-    def backward(model, images, labels, *args):
+    def backward(model, images, labels, *args, **kwargs):
         steps.append(None)
         if what == "loss" and len(steps) == step and rank() == at:
             images = images * float("nan")
         bad = what == "gradient" and len(steps) >= step and rank() == at
         handle = model.register_forward_hook(lambda _, __, y: broken(y)) if bad else None
         try:
-            return original(model, images, labels, *args)
+            return original(model, images, labels, *args, **kwargs)
         finally:
             if handle:
                 handle.remove()
