@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pcpad import models
-from pcpad.cli import main
 from pcpad.evaluation.record import read_records
 
 WIDE = {"model_kwargs.stem_width": 24, "model_kwargs.drop_path_rate": 0.2, "schedule.warmup_epochs": 0, "epochs": 1}
@@ -71,7 +70,7 @@ def test_what_it_takes_is_there():
     assert max(paths) == pytest.approx(0.2)
 
 
-def test_a_folder_of_the_hubs_kind(call, tmp_path, capsys, monkeypatch):
+def test_a_folder_of_the_hubs_kind(call, tmp_path, capsys):
     """As timm pushes it: architecture, arguments and preprocessing in config.json; a run of it can be evaluated."""
     stated = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.25, 0.25], "input_size": [3, 96, 96], "interpolation": "bicubic"}
     config = {"architecture": "test_resnet", "num_classes": 10, "num_features": 256}
@@ -86,7 +85,7 @@ def test_a_folder_of_the_hubs_kind(call, tmp_path, capsys, monkeypatch):
     assert call("train", **options) == 0
     assert call("eval", run="run") == 0
     assert len(read_records(tmp_path / "run")) == 2
-    assert main(["train", "--model", f"timm/local-dir:{tmp_path}/none"]) == 1
+    assert call("train", model=f"timm/local-dir:{tmp_path}/none", out="none") == 1
     assert "none could not be read (Config file not found" in capsys.readouterr().err
     assert models.resolve("timm/hf-hub:org/name.tag") == models.resolve("hf-hub:org/name.tag")
     assert str(models.resolve("hf-hub:org/name.tag")) == "timm/hf-hub:org/name.tag"

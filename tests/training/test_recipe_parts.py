@@ -1,13 +1,16 @@
 """timm's optimizers and schedules, sizes by epoch, and the digests of runs from before there were any."""
 
+import io
 import json
 from dataclasses import replace
 from math import sqrt
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from pcpad.cli import main
 from pcpad.config import (
     AugmentSettings,
     MixSettings,
@@ -22,7 +25,9 @@ from pcpad.config import (
 from pcpad.training.optimizer import make_optimizer
 from pcpad.training.runfolder import changed_settings
 from pcpad.training.schedule import learning_rate
+from pcpad.training.signals import STOPPED
 from pcpad.training.sizes import SizeOf, sizes_trained_at
+from tests.training.test_resume import signalled  # noqa: F401
 
 
 def test_one_adamw_step_by_hand():
@@ -62,9 +67,8 @@ def steps(net: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> N
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "muon", "rmsproptf", "adafactor", "lookahead_radam"])
-def test_an_optimizer_goes_on_from_its_saved_state(name):
-    """Bit for bit as one that was not stopped; without the state it would end elsewhere (but for the memoryless)."""
+def goes_on(name: str) -> list[bool]:
+    """Whether training ends with the same bits after a stop, with the optimizer's saved state and without it."""
 
     def made():
         torch.manual_seed(0)
@@ -73,7 +77,10 @@ def test_an_optimizer_goes_on_from_its_saved_state(name):
 
     whole, optimizer = made()
     steps(whole, optimizer, range(4))
-    saved = {k: v.clone() for k, v in whole.state_dict().items()}, json_free(optimizer.state_dict())
+    saved, generator = (
+        ({k: v.clone() for k, v in whole.state_dict().items()}, as_stored(optimizer)),
+        torch.get_rng_state(),
+    )
     steps(whole, optimizer, range(4, 9))
     ends = []
     for keep in (True, False):
@@ -81,17 +88,33 @@ def test_an_optimizer_goes_on_from_its_saved_state(name):
         again.load_state_dict(saved[0])
         if keep:
             optimizer.load_state_dict(saved[1])
+        torch.set_rng_state(generator)
         steps(again, optimizer, range(4, 9))
         ends.append(all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True)))
-    assert ends == [True, False]
+    return ends
 
 
-def json_free(state: dict) -> dict:
-    """A copy that went through a file, read without running code."""
-    import io
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "muon", "rmsproptf", "adafactor", "lookahead_radam"])
+def test_an_optimizer_goes_on_from_its_saved_state(name):
+    assert goes_on(name) == [True, False]
 
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_optimizer_of_timm_goes_on_from_its_saved_state():
+    """All but those of apex and bitsandbytes, which want CUDA."""
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    names = list_optimizers(exclude_filters=["bnb*", "fused*"])
+    exact = {name: goes_on(name)[0] for name in names if not get_optimizer_info(name).second_order}
+    assert [name for name, same in exact.items() if not same] == []
+    assert len(exact) > 50
+
+
+def as_stored(optimizer: torch.optim.Optimizer) -> dict:
+    """Its state as a checkpoint gives it back."""
     file = io.BytesIO()
-    torch.save(state, file)
+    torch.save(optimizer.state_dict(), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 
@@ -207,13 +230,12 @@ def test_what_an_older_run_did_not_state_is_its_default():
     ]
 
 
-def test_an_older_run_goes_on(call, tmp_path, monkeypatch, capsys):
-    """settings.yaml and run.json without the newer keys."""
-    import yaml
-
-    from pcpad.cli import main
-
-    assert call("train", **{"epochs": 1, "schedule.warmup_epochs": 0}) == 0
+def test_an_older_run_goes_on(call, tmp_path, monkeypatch, capsys, signalled):  # noqa: F811
+    """settings.yaml and run.json without the newer keys; stopped after its first epoch."""
+    with monkeypatch.context():
+        signalled(4)
+        assert call("train") == STOPPED
+        monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     saved = yaml.safe_load((tmp_path / "run/settings.yaml").read_text())
     (tmp_path / "run/settings.yaml").write_text(yaml.safe_dump(older(saved)))
@@ -222,7 +244,7 @@ def test_an_older_run_goes_on(call, tmp_path, monkeypatch, capsys):
     del run["augmented_by"]
     (tmp_path / "run/run.json").write_text(json.dumps(run))
     assert main(["train", "--resume", "run"]) == 0
-    assert "the run is finished: 1 of 1 epochs" in capsys.readouterr().out
+    assert "epoch 2/2: top-1" in capsys.readouterr().out
     assert main(["train", "--resume", "run", "--mix.mixup", "0.2"]) == 1
     assert "the run has other settings: mix.mixup: 0.0 -> 0.2; start" in capsys.readouterr().err
     assert main(["eval", "--run", "run", "--data.loader", "torchvision", "--device", "cpu"]) == 0
