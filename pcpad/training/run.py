@@ -33,7 +33,7 @@ from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
 from pcpad.training.schedule import check_schedule
 from pcpad.training.signals import Signals, Stopped
-from pcpad.training.sizes import SizeOf, sizes_trained_at
+from pcpad.training.sizes import SizeOf, sizes_trained_at, which_sizes
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -140,6 +140,8 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             teacher.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         say(which_batch(settings, world))
+        if settings.progressive.start is not None:
+            say(which_sizes(settings))
         if not resume:
             world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
         say(f"run: {folder}")

@@ -26,7 +26,7 @@ from pcpad.training.optimizer import make_optimizer
 from pcpad.training.runfolder import changed_settings
 from pcpad.training.schedule import learning_rate
 from pcpad.training.signals import STOPPED
-from pcpad.training.sizes import SizeOf, sizes_trained_at
+from pcpad.training.sizes import SizeOf, sizes_trained_at, which_sizes
 from tests.training.test_resume import signalled  # noqa: F401
 
 
@@ -187,6 +187,16 @@ def test_sizes_by_epoch():
     to_size = TrainSettings(size=96, epochs=4, progressive=ProgressiveSettings(start=32, from_epoch=0, to_epoch=2))
     assert sizes_trained_at(to_size) == [32, 64, 96]
     assert sizes_trained_at(TrainSettings(size=96, epochs=4)) == [96]
+    assert which_sizes(to_size) == (  # (32^2 + 64^2 + 2 x 96^2) / (4 x 96^2)
+        "pixels of training images: 32 in epoch 1, 64 in epoch 2, 96 in epochs 3 to 4; 64% of those of training at 96"
+    )
+
+
+def test_a_size_that_the_padding_cannot_fill_is_known_before_the_run(call, capsys, tmp_path):
+    """Reflect wants a map larger than its pad, in every epoch's size."""
+    assert call("train", padding="reflect", size=64, **{"progressive.start": 8, "progressive.to_epoch": 1}) == 1
+    assert "cannot run with reflect padding at size 8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 BEFORE = "bac6252902b6"
