@@ -1,36 +1,25 @@
 """Models by name: "torchvision/resnet50", "timm/resnet50.a1_in1k" or a bare name; their weights and preprocessing."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pcpad.config import PreprocessSettings, nearest
+from pcpad.constructors import AUXILIARY, HUB, ModelName, construct
 from pcpad.data.batch import EvalTransform
 from pcpad.weights import head_keys, load_state, read_file, unwrap
 
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".tar", ".ckpt", ".safetensors")
 DEFAULT = ("pretrained", "default", "DEFAULT")
 """Words for the library's own choice of weights."""
-AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
-"""Heads of torchvision that only their own training recipes use; pcpad builds the networks without."""
-
-
-@dataclass(frozen=True)
-class ModelName:
-    """A model's library (``"torchvision"`` or ``"timm"``) and its name there, a timm tag included."""
-
-    library: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.library}/{self.name}"
 
 
 def resolve(name: str, any_task: bool = False) -> ModelName:
     """Find a model; a bare name means torchvision where it has it (the paper's networks), else timm.
+
+    ``timm/hf-hub:ORG/NAME`` is a model of the Hugging Face hub, ``timm/local-dir:PATH`` a folder of the same content.
 
     Args:
         any_task: torchvision's segmentation and detection models too.
@@ -38,6 +27,8 @@ def resolve(name: str, any_task: bool = False) -> ModelName:
     Raises:
         ValueError: an unknown library or name; suggests the nearest.
     """
+    if name.removeprefix("timm/").startswith(HUB):
+        return ModelName("timm", name.removeprefix("timm/"))
     library, _, bare = name.rpartition("/")
     if library not in ("", "torchvision", "timm"):
         raise ValueError(f"unknown model library {library!r} in {name!r}: use torchvision/NAME or timm/NAME")
@@ -73,30 +64,30 @@ def build(
     num_classes: int,
     weights: str | None = None,
     reset_head: bool = False,
-    kwargs: dict | None = None,
+    model_kwargs: dict | None = None,
 ) -> nn.Module:
     """A model with zero padding and, where asked for, weights.
 
     Args:
         weights: a file, a name of the library's weights, ``"pretrained"`` (or ``"default"``), or None for random.
         reset_head: keep a new classifier where the weights have another number of classes.
-        kwargs: further arguments of the library's constructor.
+        model_kwargs: what else the library's constructor takes.
 
     Raises:
         ValueError: weights of another network, another number of classes, a damaged or dangerous file, an unknown
             name. OSError: the file cannot be read or the download failed.
     """
     if weights is None:
-        return create(name, num_classes, kwargs)
+        return create(name, num_classes, model_kwargs)
     if Path(weights).is_file():
-        model = create(name, num_classes, kwargs)
+        model = create(name, num_classes, model_kwargs)
         load_state(model, unwrap(read_file(weights)), weights, reset_head, AUXILIARY.get(name.name, ()))
         scale_input(model, name)
         return model
     if is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
-    source = download(name, weights)
-    model = create(name, num_classes, kwargs)
+    source = download(name, weights, model_kwargs)
+    model = create(name, num_classes, model_kwargs)
     load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
@@ -136,69 +127,45 @@ def sync_batch_norm(model: nn.Module, name: ModelName) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def build_as_published(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Module:
-    """A model with weights and as many classes as they have; arguments and errors as of `build`."""
+def build_as_published(name: ModelName, weights: str, model_kwargs: dict | None = None) -> nn.Module:
+    """A model with weights and as many classes as they have; raises like `build`."""
     if not Path(weights).is_file() and is_path(weights):
         raise ValueError(f"weights {weights!r}: no such file")
     if not Path(weights).is_file():
-        return download(name, weights, kwargs)
+        return download(name, weights, model_kwargs)
     state = unwrap(read_file(weights))
-    standard = create(name, 1000, kwargs)
+    standard = create(name, 1000, model_kwargs)
     keys = [key for key in standard.state_dict() if key in head_keys(standard) and key in state]
     num_classes = state[keys[-1]].shape[0] if keys else 1000
-    model = standard if num_classes == 1000 else create(name, num_classes, kwargs)
+    model = standard if num_classes == 1000 else create(name, num_classes, model_kwargs)
     load_state(model, state, weights, ignore=AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
 
 
-def create(name: ModelName, num_classes: int, kwargs: dict | None = None) -> nn.Module:
-    """A model with random weights, from the library's own constructor.
-
-    Args:
-        kwargs: further arguments of it.
-
-    Raises:
-        ValueError: it does not take one of them.
-    """
-    try:
-        if name.library == "timm":
-            import timm
-
-            return timm.create_model(name.name, pretrained=False, num_classes=num_classes, **(kwargs or {}))
-        from torchvision import models
-
-        extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
-        return models.get_model(name.name, weights=None, num_classes=num_classes, **(extra | (kwargs or {})))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        if not kwargs:
-            raise
-        raise ValueError(f"{name} cannot be built with model_kwargs {kwargs}: {error}") from error
+def create(name: ModelName, num_classes: int, model_kwargs: dict | None = None) -> nn.Module:
+    """A model with random weights, from the library's own constructor; raises like `construct`."""
+    if name.library == "timm":
+        return construct(name, model_kwargs or {}, pretrained=False, num_classes=num_classes)
+    extra = {"aux_logits": False, "init_weights": True} if name.name in AUXILIARY else {}
+    return construct(name, model_kwargs or {}, weights=None, num_classes=num_classes, **extra)
 
 
-def build_on_meta(name: ModelName) -> nn.Module:
+def build_on_meta(name: ModelName, model_kwargs: dict | None = None) -> nn.Module:
     """A model of any task without memory for its weights, in eval mode: for shapes only."""
     extra = {}
     if name.library == "torchvision":
-        from torchvision import models
-
         if name.name not in torchvision_names():
             extra = {"weights_backbone": None}
         elif name.name in AUXILIARY:
             extra = {"aux_logits": False, "init_weights": False}
 
-    def construct() -> nn.Module:
-        if name.library == "timm":
-            import timm
-
-            return timm.create_model(name.name, pretrained=False)
-        return models.get_model(name.name, weights=None, **extra)
-
+    own = {"pretrained": False} if name.library == "timm" else {"weights": None} | extra
     try:
         with torch.device("meta"):
-            return construct().eval()
+            return construct(name, model_kwargs or {}, **own).eval()
     except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
-        return construct().to("meta").eval()
+        return construct(name, model_kwargs or {}, **own).to("meta").eval()
 
 
 def tagged(name: ModelName, weights: str | None) -> ModelName:
@@ -209,11 +176,13 @@ def tagged(name: ModelName, weights: str | None) -> ModelName:
     """
     if name.library != "timm" or weights in (None, *DEFAULT) or is_path(weights):
         return name
+    if name.on_hub:
+        raise ValueError(f"{name} has one set of weights: --weights pretrained, not {weights!r}")
     return resolve(f"timm/{name.name.partition('.')[0]}.{weights}")
 
 
-def download(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Module:
-    """The library's model with the library's weights, through the library's own loader; `kwargs` as of `build`."""
+def download(name: ModelName, weights: str, model_kwargs: dict | None = None) -> nn.Module:
+    """The library's model with the library's weights, through the library's own loader."""
     default = weights in DEFAULT
     try:
         if name.library == "timm":
@@ -221,9 +190,9 @@ def download(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Mo
 
             arch, _, tag = name.name.partition(".")
             name = tagged(name, weights)
-            if default and not tag and not timm.list_pretrained(f"{arch}.*"):
+            if default and not tag and not name.on_hub and not timm.list_pretrained(f"{arch}.*"):
                 raise ValueError(f"timm has no weights for {arch}")
-            return timm.create_model(name.name, pretrained=True, **(kwargs or {}))
+            return construct(name, model_kwargs or {}, pretrained=True)
         from torchvision import models
 
         known = models.get_model_weights(name.name)
@@ -233,9 +202,8 @@ def download(name: ModelName, weights: str, kwargs: dict | None = None) -> nn.Mo
                 f"torchvision has no weights {weights!r} of {name.name} and there is no such file: "
                 f"choose from {', '.join(choices)}, pretrained{nearest(weights, choices)}"
             )
-        return models.get_model(name.name, weights=known.DEFAULT if default else known[weights], **(kwargs or {}))
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be built with model_kwargs {kwargs}: {error}") from error
+        chosen = known.DEFAULT if default else known[weights]
+        return construct(name, model_kwargs or {}, weights=chosen)
     except (OSError, RuntimeError) as error:  # RuntimeError: a hub's checksum mismatch
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -279,7 +247,11 @@ def timm_preprocessing(name: ModelName) -> dict:
     import timm
     from timm.models import PretrainedCfg
 
-    cfg = timm.get_pretrained_cfg(name.name) or PretrainedCfg()
+    if name.on_hub:
+        stated = build_on_meta(name).pretrained_cfg
+        cfg = PretrainedCfg(**{key: value for key, value in stated.items() if key in vars(PretrainedCfg())})
+    else:
+        cfg = timm.get_pretrained_cfg(name.name) or PretrainedCfg()
     return {
         "size": cfg.input_size[-1],
         "mean": tuple(cfg.mean),

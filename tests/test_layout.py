@@ -16,7 +16,7 @@ STOREYS = [
     {"study", "doctor", "export"},
     {"arguments"},
     {"evaluation", "training", "inspection"},
-    {"data", "models", "probe", "weights"},
+    {"data", "constructors", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
     {"config", "environment", "folders", "lock", "progress", "statistics", ""},

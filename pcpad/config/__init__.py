@@ -7,7 +7,7 @@ from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PrepareSe
 from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
-from pcpad.config.plain import differences, digest, to_dict, yaml_text
+from pcpad.config.plain import differences, digest, result_part, to_dict, yaml_text
 from pcpad.config.study import ReportSettings, StudyRunSettings, StudyTableSettings
 from pcpad.config.train import OptimSettings, ProgressiveSettings, SaveSettings, ScheduleSettings, TrainSettings
 
@@ -37,6 +37,7 @@ __all__ = [
     "differences",
     "digest",
     "nearest",
+    "result_part",
     "to_dict",
     "yaml_text",
 ]

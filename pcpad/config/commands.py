@@ -15,6 +15,8 @@ def check_subject(settings, verb: str) -> None:
         raise ValueError(f"say what to {verb}: either --run DIR, or --model NAME with --weights")
     if settings.run is not None and settings.weights is not None:
         raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
+    if settings.run is not None and settings.model_kwargs:
+        raise ValueError("--model_kwargs belongs to --model; the network of a run is the one that was trained")
     if settings.model is not None and settings.weights is None:
         raise ValueError(f"--model {settings.model} needs --weights: a file, a name, or `pretrained`")
 

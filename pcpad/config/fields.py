@@ -9,6 +9,11 @@ def aside(default, **kwargs):
     return field(default=default, metadata={"result": False}, **kwargs)
 
 
+def later(default, **kwargs):
+    """A field that came after the first runs: at its default it stays out of the digest, and older runs keep theirs."""
+    return field(default=default, metadata={"later": True}, **kwargs)
+
+
 def nearest(name: str, choices) -> str:
     """``"; did you mean 'x'?"`` for the choice nearest to `name`, or an empty string."""
     near = get_close_matches(name, list(choices), 1, 0.6)

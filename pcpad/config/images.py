@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pcpad.config.fields import aside, check
+from pcpad.config.fields import aside, check, later
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,17 @@ class AugmentSettings:
     """Probability of a horizontal flip."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Filter of the resize."""
-    randaugment: int = 0
+    randaugment: int = later(0)
     """Operations of RandAugment on each image (arXiv:1909.13719), DALI's or timm's as the loader is; 0 for none."""
-    magnitude: int = 9
-    """Their strength, of 10."""
-    erase: float = 0.0
+    magnitude: int = later(9)
+    """Their strength, 0 to 9 of timm's 10."""
+    erase: float = later(0.0)
     """Probability that a rectangle is replaced by noise (timm's random erasing, arXiv:1708.04896)."""
 
     def __post_init__(self):
         check(self.randaugment >= 0, "augment.randaugment", self.randaugment, "at least 0")
-        check(0 <= self.magnitude <= 10, "augment.magnitude", self.magnitude, "in 0..10")
+        # At 10 timm's posterize keeps no bit of a pixel, which Pillow refuses.
+        check(0 <= self.magnitude <= 9, "augment.magnitude", self.magnitude, "in 0..9")
         check(0 <= self.erase <= 1, "augment.erase", self.erase, "a probability")
         check(0 < self.scale[0] <= self.scale[1] <= 1, "augment.scale", self.scale, "a range within 0..1")
         check(0 < self.ratio[0] <= self.ratio[1], "augment.ratio", self.ratio, "a range above 0")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 
@@ -19,9 +19,47 @@ def to_dict(settings, *, result_only: bool = False) -> dict[str, Any]:
     return out
 
 
+def default_of(field: Field):
+    """What a field holds if nothing is said; MISSING if it has no default."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def as_older(settings) -> dict[str, Any]:
+    """Result fields as a plain dict, less those that came later (`fields.later`) and hold their default."""
+    out = to_dict(settings, result_only=True)
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if f.metadata.get("later") and value == default_of(f):
+            del out[f.name]
+        elif f.name in out and is_dataclass(value):
+            out[f.name] = as_older(value)
+    return out
+
+
+def result_part(kind: type, saved: dict) -> dict[str, Any]:
+    """Of settings that were saved as a dict the result fields, with the defaults of what the dict has not yet.
+
+    Args:
+        kind: the settings class, whose fields all have defaults.
+    """
+    out = {}
+    for f in fields(kind):
+        if f.metadata.get("result", True):
+            if is_dataclass(f.type):
+                out[f.name] = result_part(f.type, saved.get(f.name) or {})
+            else:
+                value = saved[f.name] if f.name in saved else default_of(f)
+                out[f.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
 def digest(content) -> str:
-    """12 hexadecimal digits over the canonical JSON of settings (their result fields) or of any plain value."""
-    plain = to_dict(content, result_only=True) if is_dataclass(content) else content
+    """12 hexadecimal digits over the canonical JSON of settings (their result fields) or of any plain value.
+
+    A result field that came after the first runs counts where it is not at its default, so that the digests of older
+    runs stand.
+    """
+    plain = as_older(content) if is_dataclass(content) else content
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pcpad.config.adapt import AdaptSettings
-from pcpad.config.fields import aside, check, check_size
+from pcpad.config.fields import aside, check, check_size, later
 from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
 
 
@@ -12,9 +12,9 @@ from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, Prep
 class OptimSettings:
     """The optimizer: SGD with momentum, or one of timm's."""
 
-    name: str = "sgd"
+    name: str = later("sgd")
     """`sgd` is torch's, with the momentum below; any other is timm's of that name (adamw, lamb, lion, ...)."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """Further arguments of timm's optimizer: `{"betas": [0.9, 0.95]}`."""
     lr: float = 0.1
     """Peak learning rate, of a batch of any size, or of lr_batch_size."""
@@ -45,7 +45,7 @@ class ScheduleSettings:
 
     name: Literal["step", "cosine", "poly", "tanh", "multistep", "wsd", "rsqrt", "constant"] = "step"
     """`step` multiplies by gamma every step_epochs; `cosine` falls to min_lr at the last step; others are timm's."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """Further arguments of timm's schedule: `{"decay_milestones": [30, 60]}`."""
     warmup_epochs: float = 0.0
     """Epochs over which the rate rises linearly to its peak."""
@@ -119,13 +119,13 @@ class TrainSettings:
     """Exponent on the ratio of partial padding; 1 is the paper's."""
     on_small: Literal["raise", "replicate"] = "raise"
     """What reflect, symmetric and circular do where a feature map is smaller than its pad."""
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"later": True})
     """Further arguments of the library's constructor: `--model_kwargs.drop_path_rate 0.1`."""
     weights: str | None = aside(None)
     """Start from a file, from the library's weights of that name, or from `pretrained`; random if not given."""
     reset_head: bool = False
     """Start with a new classifier where the weights have another number of classes."""
-    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    adapt: AdaptSettings = field(default_factory=AdaptSettings, metadata={"later": True})
     """From weights of zero padding to another padding."""
     zero_init: bool = False
     """Start the residual branches of torchvision's ResNets at zero (Goyal et al., arXiv:1706.02677); timm's do."""
@@ -139,9 +139,9 @@ class TrainSettings:
     """How an image becomes a tensor."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Training augmentation."""
-    mix: MixSettings = field(default_factory=MixSettings)
+    mix: MixSettings = field(default_factory=MixSettings, metadata={"later": True})
     """Mixup and cutmix."""
-    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings)
+    progressive: ProgressiveSettings = field(default_factory=ProgressiveSettings, metadata={"later": True})
     """Progressive resizing."""
     epochs: int = 100
     """Passes over the training images; 0, with adapt.first, only evaluates and recalibrates."""
@@ -153,7 +153,7 @@ class TrainSettings:
     """Images of one evaluation step of a process; its share of batch_size if not given."""
     label_smoothing: float = 0.0
     """Of the loss."""
-    loss: Literal["ce", "bce"] = "ce"
+    loss: Literal["ce", "bce"] = later("ce")
     """Cross-entropy, or timm's binary cross-entropy of each class by itself (arXiv:2110.00476)."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     """The optimizer."""

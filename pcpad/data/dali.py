@@ -174,7 +174,8 @@ class TrainLoader:
     def _pipeline(self, graph: Callable[[], dict[str, DataNode]]) -> DALIGenericIterator:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
-        settings["conditionals"] = self._transform.randaugment > 0
+        if self._transform.randaugment:
+            settings |= {"conditionals": True, "seed": seeds(self._seed, self._rank, *self._since)[2]}
         return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
 
     def _epoch(self, done: int) -> Iterator[Batch]:
@@ -268,9 +269,8 @@ def _outputs(
 
     settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
     if conditionals:
-        with warnings.catch_warnings(
-            record=True
-        ):  # DALI's augmentations call its own old names, and it insists to say so
+        # DALI's augmentations call its own old names, and it says so past all filters.
+        with warnings.catch_warnings(record=True):
             pipeline = pipeline_def(build, enable_conditionals=True, **settings)()
             pipeline.build()
     else:

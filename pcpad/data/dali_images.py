@@ -100,19 +100,21 @@ def train_images(
     )
     images = resize(images, [transform.size, transform.size], transform)
     if transform.randaugment:
-        images = rand_augmented(images, transform, seeds[2])
+        images = rand_augmented(images, transform)
     mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
     return normalise(images, transform, mirror=mirror)
 
 
-def rand_augmented(images: DataNode, transform: TrainTransform, seed: int) -> DataNode:
-    """DALI's RandAugment, in a pipeline with conditionals; 11 bins, so that a magnitude means what it does to timm."""
+def rand_augmented(images: DataNode, transform: TrainTransform) -> DataNode:
+    """DALI's RandAugment, in a pipeline with conditionals; 11 bins, so that a magnitude means what it does to timm.
+
+    Its seeds are the pipeline's: one that is given here starts the choice of operations and the sign of their
+    magnitudes alike, so that an operation would always go the same way.
+    """
     from nvidia.dali.auto_aug.rand_augment import rand_augment
 
     shape = (transform.size, transform.size)
-    return rand_augment(
-        images, n=transform.randaugment, m=transform.magnitude, num_magnitude_bins=11, shape=shape, seed=seed
-    )
+    return rand_augment(images, n=transform.randaugment, m=transform.magnitude, num_magnitude_bins=11, shape=shape)
 
 
 def decoder(device: torch.device) -> dict:

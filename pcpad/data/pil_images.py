@@ -1,7 +1,6 @@
 """The pixels of the torchvision loader: PIL's resizing of one image, the reference that DALI's graphs have to match."""
 
 import math
-import random
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -13,6 +12,7 @@ from torchvision.transforms import InterpolationMode
 
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_sides
+from pcpad.data.randomness import drawn_from
 
 FILTERS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
@@ -46,15 +46,8 @@ def train_pixels(image: Image.Image, transform: TrainTransform, rng: np.random.G
 def rand_augmented(image: Image.Image, transform: TrainTransform, rng: np.random.Generator) -> Image.Image:
     """timm's RandAugment, its random numbers drawn from `rng` alone."""
     augment = rand_augment(transform.magnitude, transform.randaugment, min(image.size), transform.mean)
-    before = random.getstate(), np.random.get_state()
-    first, second = rng.integers(2**32, size=2)
-    try:
-        random.seed(int(first))
-        np.random.seed(int(second))
+    with drawn_from(int(rng.integers(2**32))):
         return augment(image)
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 @lru_cache(maxsize=32)

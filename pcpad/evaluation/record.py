@@ -77,6 +77,7 @@ def make_record(
     excluded: int = 0,
     canvas_padding: float = 0.0,
     model_kwargs: dict | None = None,
+    augmented_by: dict | None = None,
 ) -> dict:
     """One evaluation as a plain dict.
 
@@ -89,6 +90,7 @@ def make_record(
         excluded: damaged training images that were left out when the weights were trained.
         canvas_padding: share of the canvases' pixels that are no image's, where images keep their aspect ratio.
         model_kwargs: arguments of the network's constructor, stated where there are any.
+        augmented_by: whose code augmented the images that the weights were trained with, stated where there is any.
     """
     evaluated = evaluated_settings(
         model=model,
@@ -111,6 +113,7 @@ def make_record(
         "step": step,
         **evaluated,
         "padding_trained": padding_trained,
+        **({"augmented_by": augmented_by} if augmented_by else {}),
         "data": data,
         "n": counts.n,
         "top1": counts.top1,

@@ -88,6 +88,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
             "seed": trained["seed"],
             "excluded": run.get("excluded", 0),
             "padding_trained": trained["padding"],
+            "augmented_by": run.get("augmented_by"),
         },
     )
 

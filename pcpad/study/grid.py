@@ -5,10 +5,10 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 from pcpad.arguments import option_names, suggest, train_settings
-from pcpad.config import DataSettings, TrainSettings, differences, digest, nearest, to_dict
+from pcpad.config import DataSettings, TrainSettings, differences, digest, nearest, result_part, to_dict
 from pcpad.training.logbook import flatten
 
 NO_DATA = "/path/to/images"
@@ -66,7 +66,7 @@ def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run
     grid = {"model": grid["model"], "padding": grid["padding"], "seed": [0]} | grid
     known = option_names(TrainSettings)
     for key in [*settings, *grid]:
-        wrong(key in known, file, f"unknown setting {key!r}{suggest(key, known)}")
+        wrong(key in known or inside_mapping(key, known), file, f"unknown setting {key!r}{suggest(key, known)}")
         wrong(key not in LAUNCH, file, f"{key}: is no part of settings or grid")
     for key in settings:
         wrong(key not in grid, file, f"settings.{key}: the grid says that")
@@ -116,6 +116,11 @@ def pattern_of(runs: list[Run]) -> str:
     return f"{head}s*{first.name[len(head) + len(f's{first.settings.seed}') :]}"
 
 
+def inside_mapping(key: str, known: dict[str, type]) -> bool:
+    """Whether a dotted name is an entry of a setting that holds a mapping, such as ``model_kwargs.drop_rate``."""
+    return any(get_origin(known[name]) is dict and key.startswith(f"{name}.") for name in known)
+
+
 def text_of(value) -> str:
     """A value as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -127,11 +132,7 @@ def differences_from(run: Run, settings: dict) -> list[str]:
     loader = settings.get("data", {}).get("loader")
     if planned["data"]["loader"] == "auto" and loader:
         planned["data"]["loader"] = loader
-
-    def known(old: dict, new: dict) -> dict:
-        return {k: known(v, new[k]) if isinstance(new[k], dict) else v for k, v in old.items() if k in new}
-
-    return differences(known(settings, planned), planned)
+    return differences(result_part(TrainSettings, settings), planned)
 
 
 def mapping(file: Path, key: str, value) -> dict:

@@ -77,6 +77,7 @@ def record_of(training, counts: Counts, padding: str | None = None, when: str = 
         step=training.state.step,
         seed=settings.seed,
         model_kwargs=settings.model_kwargs,
+        augmented_by=run.get("augmented_by"),
         excluded=job.data.excluded,
         canvas_padding=round(job.val_loader.share_of_padding[job.transform.label], 4),
     )

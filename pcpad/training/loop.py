@@ -99,6 +99,7 @@ class Training:
         """
         state, world = self.state, self.job.world
         content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"], "power": self.power}
+        content["network"] = {"name": self.job.model_name, "model_kwargs": self.job.settings.model_kwargs}
         world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
         self.saved = time.monotonic(), state.step
 
@@ -213,7 +214,8 @@ def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
     if training.mix is not None:
-        parts = [training.mix(part) for part in parts]
+        key = (settings.seed, state.epoch, state.step_in_epoch, world.rank)
+        parts = [training.mix(part, *key, number) for number, part in enumerate(parts)]
 
     def pass_over(number: int, joins: bool) -> tuple[Tensor, Tensor]:
         """Forward and backward of one part; whether the gradients of all processes are joined in it."""

@@ -1,6 +1,7 @@
 """What is done to a batch between the loader and the network: random erasing, mixup and cutmix, all timm's."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pcpad.config import TrainSettings
 from pcpad.data.batch import Batch
+from pcpad.data.randomness import drawn_from
 
 
 def check_mixing(settings: TrainSettings, world: int) -> None:
@@ -20,11 +22,13 @@ def check_mixing(settings: TrainSettings, world: int) -> None:
         )
 
 
-def make_mixing(settings: TrainSettings, num_classes: int, device: torch.device) -> Callable[[Batch], Batch] | None:
+def make_mixing(settings: TrainSettings, num_classes: int, device: torch.device) -> Callable[..., Batch] | None:
     """A function of a batch of float32 images to the batch that is trained on; None where nothing is to be done.
 
-    Its labels are ``(B, num_classes)``, float32, where images are mixed. It draws from the global random generators of
-    Python, numpy and torch, which an epoch seeds and a checkpoint keeps.
+    It is called with the batch and a key of whole numbers: ``mix(part, seed, epoch, step, rank, number)``. The key
+    alone gives its random numbers: a run that goes on draws those of one that was never stopped, and the dropout of the
+    step is what it is without mixing. Images are changed in place; labels are float32 ``(B, num_classes)`` where images
+    are mixed.
     """
     mix, erase = settings.mix, None
     if settings.augment.erase:
@@ -47,12 +51,13 @@ def make_mixing(settings: TrainSettings, num_classes: int, device: torch.device)
     if erase is None and mixup is None:
         return None
 
-    def change(batch: Batch) -> Batch:
+    def change(batch: Batch, *key: int) -> Batch:
         images, labels = batch.images, batch.labels
-        if erase is not None:
-            images = erase(images)
-        if mixup is not None:
-            images, labels = mixup(images, labels)
+        with drawn_from(*key, device=device):
+            if erase is not None:
+                images = erase(images)
+            if mixup is not None:
+                images, labels = mixup(images, labels)
         return batch._replace(images=images, labels=labels)
 
     return change
@@ -77,3 +82,26 @@ def hits_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Number of images whose largest output is their label, of mixed ones that with the larger share; 0-d int64."""
     wanted = labels if labels.dim() == 1 else labels.argmax(1)
     return (logits.argmax(1) == wanted).sum()
+
+
+def augmented_by(settings: TrainSettings) -> dict[str, str]:
+    """Whose code augments, and how it is asked, by name of the augmentation: for a run and its records.
+
+    Args:
+        settings: of a run, whose loader is chosen.
+    """
+    augment, mix, timm = settings.augment, settings.mix, f"timm {version('timm')}"
+    found = {}
+    if augment.randaugment and settings.data.loader == "dali":
+        from pcpad.data.dali import dali_version
+
+        asked = f"n={augment.randaugment}, m={augment.magnitude} of 0..10, monotonic"
+        found["randaugment"] = f"DALI {dali_version} rand_augment({asked})"
+    elif augment.randaugment:
+        found["randaugment"] = f"{timm} rand_augment_transform(rand-m{augment.magnitude}-n{augment.randaugment}-inc1)"
+    if augment.erase:
+        found["erase"] = f"{timm} RandomErasing({augment.erase:g}, pixel)"
+    if mix.mixup or mix.cutmix:
+        asked = f"{mix.mixup:g}, {mix.cutmix:g}, prob={mix.prob:g}, switch_prob={mix.switch_prob:g}, mode={mix.mode}"
+        found["mix"] = f"{timm} Mixup({asked})"
+    return found

@@ -43,10 +43,10 @@ def check_optimizer(settings: OptimSettings) -> None:
     """Raise ValueError for a name that timm does not know; names the nearest."""
     if settings.name == "sgd":
         return
-    from timm.optim import list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers
 
-    known = list_optimizers()
-    if settings.name not in known:
+    known = [name for name in list_optimizers() if not get_optimizer_info(name).second_order]
+    if settings.name.removeprefix("lookahead_") not in known:
         near = nearest(settings.name, known)
         raise ValueError(f"optim.name {settings.name!r}: choose sgd or one of timm's: {', '.join(known)}{near}")
 
@@ -67,8 +67,9 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
         rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
         try:
             return create_optimizer_v2(groups, settings.name, **(rest | settings.options))
-        except (TypeError, ValueError, AssertionError) as error:
+        except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"timm's optimizer {settings.name} with optim.options {settings.options}: {error}"
+                f"timm's optimizer {settings.name} with optim.options {settings.options}: {first}"
             ) from error
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)

@@ -27,13 +27,13 @@ from pcpad.training.adapting import check_adapting, make_teacher, recalibration_
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, local_rank, this_world
 from pcpad.training.loop import Job, fit
-from pcpad.training.mixing import check_mixing
+from pcpad.training.mixing import augmented_by, check_mixing
 from pcpad.training.optimizer import check_optimizer, peak_rate
 from pcpad.training.requeue import Requeue, tell_launcher
 from pcpad.training.runfolder import EXCLUDED, choose_checkpoint, new_run_folder, own_folder, read_run, write_run
-from pcpad.training.schedule import learning_rate
+from pcpad.training.schedule import check_schedule
 from pcpad.training.signals import Signals, Stopped
-from pcpad.training.sizes import SizeOf, sizes_trained_at
+from pcpad.training.sizes import SizeOf, sizes_trained_at, which_sizes
 
 CHECK_TRAIN_UP_TO = 60_000
 """Training images that data.check=auto decodes before the run; more are checked as they are read."""
@@ -85,7 +85,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
     check_adapting(settings)
     check_mixing(settings, world.size)
     check_optimizer(settings.optim)
-    learning_rate(0, settings.schedule, settings.optim.lr, max(settings.epochs, 1), 1)  # timm's may know no such option
+    check_schedule(settings.schedule, settings.epochs)
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")
 
@@ -105,6 +105,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             "weights_digest": weights_digest(settings.weights),
             "classes": list(data.classes),
             "excluded": data.excluded,
+            "augmented_by": augmented_by(settings),
         }
         resume = None
         if settings.resume:
@@ -139,6 +140,8 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             teacher.to(device, memory_format=torch.channels_last if settings.channels_last else torch.preserve_format)
         say(f"model: {name}, {count_parameters(model):,} parameters; {surgery.summary}")
         say(which_batch(settings, world))
+        if settings.progressive.start is not None:
+            say(which_sizes(settings))
         if not resume:
             world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
         say(f"run: {folder}")

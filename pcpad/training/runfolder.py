@@ -14,7 +14,7 @@ from uuid import uuid4
 import torch
 
 from pcpad import lock
-from pcpad.config import TrainSettings, differences, to_dict, yaml_text
+from pcpad.config import TrainSettings, differences, result_part, to_dict, yaml_text
 from pcpad.data.catalogue import DataSet
 from pcpad.environment import commit, hardware, versions
 from pcpad.folders import result_folder
@@ -183,7 +183,7 @@ def check_resume(folder: Path, settings: TrainSettings, facts: dict) -> None:
 def changed_settings(old: dict, settings: TrainSettings) -> list[str]:
     """Lines ``"name: was -> is"`` of what is different from a run's settings and changes a result."""
     now = json.loads(json.dumps(to_dict(settings, result_only=True)))
-    before = {key: value for key, value in old["settings"].items() if key in now}
+    before = result_part(TrainSettings, old["settings"])
     lines = [line for line in differences(before, now) if not line.startswith("data.")]
-    was, now_is = before["data"].get("loader"), now["data"].get("loader")
+    was, now_is = before["data"]["loader"], now["data"]["loader"]
     return [*lines, *([f"data.loader: {was} -> {now_is}"] if was != now_is else [])]

@@ -35,6 +35,15 @@ def learning_rate(step: int, settings: ScheduleSettings, lr: float, epochs: int,
     return settings.min_lr + (lr - settings.min_lr) * (1 + cos(pi * (step - warmup) / rest)) / 2
 
 
+def check_schedule(settings: ScheduleSettings, epochs: int) -> None:
+    """Raise ValueError where timm does not know the schedule or one of its options; known before the first step."""
+    if settings.name not in ("step", "cosine"):
+        try:
+            timm_rate(0, settings.name, tuple(settings.options.items()), 1.0, settings.min_lr, max(epochs, 1), 1)
+        except (TypeError, ZeroDivisionError) as error:  # a mapping, a word in place of a number
+            raise ValueError(f"timm's schedule {settings.name} cannot use {settings.options}: {error}") from error
+
+
 def timm_rate(
     step: int, name: str, options: tuple, lr: float, min_lr: float, epochs: int, steps_per_epoch: int
 ) -> float:

@@ -1,6 +1,7 @@
 """The size that an epoch is trained at: a pure function of the epoch, so that it changes between epochs only."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from pcpad.config import ProgressiveSettings, TrainSettings
 
@@ -40,3 +41,15 @@ def sizes_trained_at(settings: TrainSettings) -> list[int]:
     """Every side that some epoch has, ascending."""
     size_of = SizeOf(settings.progressive, settings.size)
     return sorted({size_of(epoch) for epoch in range(settings.epochs)})
+
+
+def which_sizes(settings: TrainSettings) -> str:
+    """The sides of training images by epoch as one line, and their share of the pixels of training at `size`."""
+    size_of, spans, first = SizeOf(settings.progressive, settings.size), [], 1
+    sides = [size_of(epoch) for epoch in range(settings.epochs)]
+    for side, group in groupby(sides):
+        last = first + len(list(group)) - 1
+        spans.append(f"{side} in epoch {first}" if first == last else f"{side} in epochs {first} to {last}")
+        first = last + 1
+    share = sum(side**2 for side in sides) / (settings.size**2 * max(settings.epochs, 1))
+    return f"pixels of training images: {', '.join(spans)}; {share:.0%} of those of training at {settings.size}"

@@ -30,6 +30,24 @@ def test_every_run_is_what_pcpad_train_would_make_of_its_arguments(write):
     assert last.varied == {"optim.lr": 0.2, "label_smoothing": 0.0}
 
 
+def test_a_study_gives_arguments_to_constructors_and_optimizers(write):
+    """Settings that hold mappings, in `settings` and in the grid; any other dotted name is unknown."""
+    given = {
+        "epochs": 1,
+        "schedule": {"warmup_epochs": 0},
+        "optim": {"name": "adamw", "options": {"betas": [0.8, 0.9]}},
+    }
+    rates = {"model_kwargs.drop_path_rate": [0.0, 0.2]}
+    write(settings=given, grid=GRID | {"model": ["timm/test_byobnet"], "seed": [0]} | rates)
+    runs = load_plan("tiny").runs
+    assert [run.settings.model_kwargs for run in runs] == [{"drop_path_rate": rate} for rate in (0.0, 0.0, 0.2, 0.2)]
+    assert {tuple(run.settings.optim.options["betas"]) for run in runs} == {(0.8, 0.9)}
+    assert all(train_settings([*run.arguments]) == run.settings for run in runs)
+    write(settings=given | {"ema.decay": 0.9})
+    with pytest.raises(ValueError, match=r"unknown setting 'ema\.decay'"):
+        load_plan("tiny")
+
+
 def test_the_loader_is_left_open_by_a_plan_and_stated_by_a_run(write):
     write(settings={"epochs": 1, "schedule": {"warmup_epochs": 0}})
     (run, _) = load_plan("tiny").runs

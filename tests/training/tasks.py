@@ -53,14 +53,14 @@ def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> di
     steps, weights, original = [], [], loop.backward
     original_step = loop.optimizer_step
 
-    def backward(model, images, labels, *args):
+    def backward(model, images, labels, *args, **kwargs):
         steps.append(None)
         if what == "loss" and len(steps) == step and rank() == at:
             images = images * float("nan")
         bad = what == "gradient" and len(steps) >= step and rank() == at
         handle = model.register_forward_hook(lambda _, __, y: broken(y)) if bad else None
         try:
-            return original(model, images, labels, *args)
+            return original(model, images, labels, *args, **kwargs)
         finally:
             if handle:
                 handle.remove()
@@ -77,6 +77,18 @@ def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> di
     with patch.object(loop, "backward", backward), patch.object(loop, "optimizer_step", optimizer_step):
         found = cli(argv, folder)
     return found | {"steps": len(steps), "finite": all(bool(p.isfinite().all()) for p in weights)}
+
+
+def cli_mixing(argv: list[str], folder) -> dict:
+    """The command; and of each batch of this rank the larger share of its first image's labels."""
+    shares, original = [], loop.backward
+
+    def noting(model, images, labels, *args, **kwargs):
+        shares.append(round(float(labels[0].max()), 9))
+        return original(model, images, labels, *args, **kwargs)
+
+    with patch.object(loop, "backward", noting):
+        return cli(argv, folder) | {"shares": shares}
 
 
 def small_network() -> nn.Module:

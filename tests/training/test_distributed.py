@@ -113,6 +113,23 @@ def test_another_number_of_processes_goes_on_from_an_epoch(pair, argv, tmp_path,
     assert last(tmp_path / "cut")["step"] == 12
 
 
+def test_two_processes_mix_apart_and_go_on_exactly(pair, argv, tmp_path):
+    """Each rank draws its own; stopped where the size of the images changes, the run ends as one that was not."""
+    options = {"padding": "partial", "size": 64, "progressive.start": 32, "progressive.from_epoch": 1}
+    options |= {"progressive.to_epoch": 1, "mix.mixup": 0.8, "mix.cutmix": 1, "augment.erase": 0.5}
+    options |= {"model_kwargs.drop_path_rate": 0.3, "augment.randaugment": 1, "optim.name": "adamw"}
+    found = pair("cli_mixing", argv("whole", **options), tmp_path)
+    assert [f["code"] for f in found] == [0, 0]
+    shares = [f["shares"] for f in found]
+    assert len(shares[0]) == len(shares[1]) == 8
+    assert not set(shares[0]) & set(shares[1]) - {1.0}
+    found = pair("cli_signalled", argv("cut", **options), tmp_path, 4, 1)
+    assert [f["code"] for f in found] == [STOPPED, STOPPED]
+    found = pair("cli_mixing", ["train", "--resume", "cut"], tmp_path)
+    assert [f["shares"] for f in found] == [share[4:] for share in shares]
+    assert difference(last(tmp_path / "cut"), last(tmp_path / "whole")) is None
+
+
 @pytest.mark.parametrize(("what", "step", "at"), [("loss", 6, 1), ("gradient", 2, 0)])
 def test_what_is_not_finite_stops_both_before_the_weights(pair, argv, tmp_path, what, step, at):
     found = pair("cli_not_finite", argv("run"), tmp_path, what, step, at)

@@ -176,8 +176,8 @@ def test_fp16_that_no_loss_scale_helps_has_diverged(call, tmp_path, monkeypatch,
     """Skipped steps are the scaler's own affair; not where every step is skipped, down to no scale at all."""
     original, steps = loop.backward, []
 
-    def backward(model, *args):
-        found = original(model, *args)
+    def backward(model, *args, **kwargs):
+        found = original(model, *args, **kwargs)
         steps.append(None)
         next(p for p in model.parameters() if p.grad is not None).grad.fill_(float("inf"))
         return found
