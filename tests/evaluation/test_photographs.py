@@ -17,8 +17,8 @@ from pcpad.evaluation.record import read_records
 from tests.zoo import oracle
 
 MODEL = "tf_efficientnet_lite0"
-EVERY = [10, pytest.param(1, marks=pytest.mark.slow)]
-"""One class in ten, 100 photographs, so that the test stays short; all 1000 in the slow tests."""
+EVERY = [20, pytest.param(1, marks=pytest.mark.slow)]
+"""One class in twenty, 50 photographs, so that the test stays short; all 1000 in the slow tests."""
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,9 @@ def test_without_training(call, weights, tmp_path, capsys):
     assert "the run is finished: 0 of 0 epochs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("moment", ["unconverted", "recalibration", "step 1", "step 5"])
+@pytest.mark.parametrize(
+    "moment", ["recalibration", "step 5", *(pytest.param(m, marks=pytest.mark.slow) for m in ("unconverted", "step 1"))]
+)
 def test_stopped_anywhere_it_ends_the_same(call, weights, tmp_path, monkeypatch, capsys, moment):
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.ramp_epochs": 1.5, "adapt.distill": 0.5, "ema": 0.8}
     options |= {"eval_batch_size": 5}

@@ -113,6 +113,7 @@ def test_another_number_of_processes_goes_on_from_an_epoch(pair, argv, tmp_path,
     assert last(tmp_path / "cut")["step"] == 12
 
 
+@pytest.mark.slow
 def test_two_processes_mix_apart_and_go_on_exactly(pair, argv, tmp_path):
     """Each rank draws its own; stopped where the size of the images changes, the run ends as one that was not."""
     options = {"padding": "partial", "size": 64, "progressive.start": 32, "progressive.from_epoch": 1}
