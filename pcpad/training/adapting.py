@@ -66,23 +66,29 @@ def recalibration_rows(num_images: int, wanted: int, batch: int, seed: int) -> l
     return np.sort(np.random.default_rng([seed, 1]).permutation(num_images)[:count]).tolist()
 
 
-@torch.no_grad()
-def recalibrate(
-    model: nn.Module, batches: Iterable[Batch], world: World, layout: torch.memory_format, step: Callable = lambda: None
-) -> int:
-    """Replace the running statistics of every batch norm by the mean of those of the batches; returns how many.
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The norms that have statistics to recalibrate."""
+    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 
-    Everything else of the network works as in evaluation. The result depends on the weights and the images, not on the
-    statistics before. All processes have to call it, with as many batches each.
+
+@torch.no_grad()
+def batch_statistics(
+    model: nn.Module, batches: Iterable[Batch], world: World, layout: torch.memory_format, step: Callable = lambda: None
+) -> list[tuple[Tensor, Tensor]]:
+    """Of every batch norm's input the mean and variance of each channel, averaged over the batches; nothing is changed.
+
+    Norms work with the statistics of the batch as in training, everything else of the network as in evaluation. All
+    processes have to call it, with as many batches each.
 
     Args:
         batches: of a loader; labels are not looked at.
-        step: called before each batch; what it raises ends this, with the statistics of the batches so far.
+        step: called before each batch.
+
+    Returns:
+        ``(C,)`` each, in the order of `batch_norms`.
     """
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
-    if not norms:
-        return 0
-    was_training, momenta = model.training, [norm.momentum for norm in norms]
+    norms, was_training = batch_norms(model), model.training
+    kept = [(n.momentum, {name: b.clone() for name, b in n.named_buffers(recurse=False)}) for n in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -92,14 +98,28 @@ def recalibrate(
         for batch in batches:
             step()
             model(batch.images.to(memory_format=layout))
+        return [tuple(world.sum(b) / world.size for b in (n.running_mean, n.running_var)) for n in norms]
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, buffers) in zip(norms, kept, strict=True):
             norm.momentum = momentum
+            for name, before in buffers.items():
+                getattr(norm, name).copy_(before)
         model.train(was_training)
-    for norm in norms:
-        for buffer in (norm.running_mean, norm.running_var):
-            buffer.copy_(world.sum(buffer) / world.size)
-    return len(norms)
+
+
+@torch.no_grad()
+def shift_statistics(model: nn.Module, before: list[tuple[Tensor, Tensor]], after: list[tuple[Tensor, Tensor]]) -> None:
+    """Change the running statistics of every batch norm by what a conversion has changed on the same images.
+
+    Of a channel with running mean and variance m, v and batch statistics m0, v0 before and m1, v1 after the conversion,
+    the new ones are ``m + (m1 - m0) * sqrt(v / v0)`` and ``v * v1 / v0``. What is particular to these few images is in
+    both, and drops out: statistics that did not change leave m and v as they are.
+    """
+    for norm, (mean0, var0), (mean1, var1) in zip(batch_norms(model), before, after, strict=True):
+        safe = torch.where(var0 > 0, var0, 1)
+        scale = torch.where(var0 > 0, norm.running_var / safe, 1)
+        norm.running_mean += (mean1 - mean0) * scale.sqrt()
+        norm.running_var.copy_(torch.where(var0 > 0, norm.running_var * (var1 / safe), norm.running_var))
 
 
 def make_teacher(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ from pcpad.evaluation.counts import Counts, Interrupted
 from pcpad.evaluation.record import percent, read_records, write_record
 from pcpad.padding import convert
 from pcpad.progress import Progress, say
-from pcpad.training.adapting import recalibrate
+from pcpad.training.adapting import batch_norms, batch_statistics, shift_statistics
 from pcpad.training.ending import CONVERTED, RECALIBRATED, UNCONVERTED, record_of, validate
 from pcpad.training.signals import code_of
 
@@ -23,8 +23,9 @@ def begin(training) -> Counts | None:
     last = RECALIBRATED if adapt.recalibrate else CONVERTED
     stages = [UNCONVERTED, CONVERTED, last] if settings.padding != "zeros" else [UNCONVERTED, last]
     for stage in dict.fromkeys(stages):
-        if stage == RECALIBRATED:
+        if stage == RECALIBRATED and not training.recalibrated:
             recalibrate_norms(training)
+            training.recalibrated = True
         if adapt.first and (stage not in done or (stage == last and settings.epochs == 0)):
             counts = evaluate(training, stage, again=stage in done)
     if settings.epochs == 0:
@@ -61,10 +62,13 @@ def put_back(training) -> None:
 
 
 def recalibrate_norms(training) -> None:
-    """Compute the statistics of all batch norms anew, also in the average of the weights."""
+    """Shift the statistics of all batch norms by what the conversion has changed; also in the average, and once only."""
     job, settings, world = training.job, training.job.settings, training.job.world
+    if not batch_norms(job.model):
+        say("recalibrated: nothing, the network has no batch norms")
+        return
     loader = job.calibration()
-    progress = Progress("recalibration", len(loader), settings.log_seconds, shown=world.is_main)
+    progress = Progress("recalibration", 2 * len(loader), settings.log_seconds, shown=world.is_main)
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
 
     def step() -> None:
@@ -74,15 +78,17 @@ def recalibrate_norms(training) -> None:
         progress.step(str)
 
     try:
-        norms = recalibrate(job.model, loader, world, layout, step)
+        convert(job.model, "zeros")
+        before = batch_statistics(job.model, loader, world, layout, step)
+        put_back(training)
+        after = batch_statistics(job.model, loader, world, layout, step)
     except Interrupted as stop:
+        put_back(training)
         raise training.stop(stop.code, job.train_loader.state()) from None
     finally:
         progress.close()
+    shift_statistics(job.model, before, after)
     if training.state.average is not None:
         training.state.average.set(job.model)
     images = min(settings.adapt.recalibrate, len(job.data.train))
-    if norms:
-        say(f"recalibrated: {norms} batch norms, from up to {images:,} training images")
-    else:
-        say("recalibrated: nothing, the network has no batch norms")
+    say(f"recalibrated: {len(before)} batch norms, from up to {images:,} training images")

@@ -62,6 +62,7 @@ class Training:
     Attributes:
         steps: optimizer steps of an epoch.
         mix: what is done to a batch before it is trained on, or None.
+        recalibrated: whether the statistics of its norms were shifted.
         power: exponent of the ratio that the network has now.
         saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
     """
@@ -80,6 +81,7 @@ class Training:
         self.shelf = Shelf(job.folder, settings.save.keep)
         self.book = Logbook(job.folder, self.state.step) if world.is_main else None
         self.saved = time.monotonic(), self.state.step
+        self.recalibrated = bool(resume and resume.get("recalibrated"))
         self.mix = make_mixing(settings, len(job.data.classes), job.device)
         self.power = power_of(settings.padding, settings.power)
 
@@ -99,6 +101,7 @@ class Training:
         """
         state, world = self.state, self.job.world
         content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"], "power": self.power}
+        content["recalibrated"] = self.recalibrated
         content["network"] = {"name": self.job.model_name, "model_kwargs": self.job.settings.model_kwargs}
         world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
         self.saved = time.monotonic(), state.step
