@@ -62,7 +62,7 @@ def put_back(training) -> None:
 
 
 def recalibrate_norms(training) -> None:
-    """Shift the statistics of all batch norms by what the conversion has changed; also in the average, and once only."""
+    """Shift the statistics of all batch norms by what the conversion has changed, those of the average too."""
     job, settings, world = training.job, training.job.settings, training.job.world
     if not batch_norms(job.model):
         say("recalibrated: nothing, the network has no batch norms")

@@ -7,13 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+import pcpad
 from pcpad.cli import main
 from pcpad.config import AdaptSettings, TrainSettings
 from pcpad.data.batch import Batch
 from pcpad.data.catalogue import imagenet_wnids, open_for_training
 from pcpad.evaluation.record import read_records
 from pcpad.training import beginning, loop
-from pcpad.training.adapting import power_after, recalibrate, recalibration_rows, towards_teacher
+from pcpad.training.adapting import (
+    batch_statistics,
+    power_after,
+    recalibration_rows,
+    shift_statistics,
+    towards_teacher,
+)
 from pcpad.training.distributed import World
 from pcpad.training.signals import STOPPED
 from tests.training.conftest import difference
@@ -46,53 +53,77 @@ def by_hand(net: nn.Sequential, images: list[torch.Tensor]) -> list[tuple[torch.
     return [tuple(torch.stack(part).mean(0) for part in zip(*each, strict=True)) for each in found]
 
 
-def test_recalibration_is_the_mean_of_the_batches_statistics():
+def test_batch_statistics_are_the_mean_of_the_batches():
     net, images = small_net(), batches()
-    weights = [p.clone() for p in net.parameters()]
-    assert recalibrate(net, images, World(), torch.preserve_format) == 2
-    for norm, (mean, var) in zip((net[1], net[5]), by_hand(net, [b.images for b in images]), strict=True):
-        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(norm.running_var, var, rtol=1e-12, atol=1e-12)
-        assert norm.momentum == 0.1
-    assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = batch_statistics(net, images, World(), torch.preserve_format)
+    for (mean, var), (mean_wanted, var_wanted) in zip(found, by_hand(net, [b.images for b in images]), strict=True):
+        torch.testing.assert_close(mean, mean_wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(var, var_wanted, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
-    first = [b.clone() for b in net.buffers()]
+    assert net[1].momentum == 0.1
     net.eval()
     net[1].running_mean += 7  # what was there before does not matter
-    recalibrate(net, images, World(), torch.preserve_format)
-    assert all(torch.equal(a, b) for a, b in zip(first, net.buffers(), strict=True))
+    again = batch_statistics(net, images, World(), torch.preserve_format)
+    assert all(torch.equal(a, b) for one, two in zip(found, again, strict=True) for a, b in zip(one, two, strict=True))
     assert not any(module.training for module in net.modules())
-    recalibrate(net, images[:2], World(), torch.preserve_format)  # the control: other images
-    assert not torch.allclose(first[0], net[1].running_mean)
+    other = batch_statistics(net, images[:2], World(), torch.preserve_format)  # the control: other images
+    assert not torch.allclose(found[0][0], other[0][0])
 
 
-def test_recalibration_that_is_stopped_leaves_the_norms_as_they_work():
+def test_norms_are_shifted_by_what_a_conversion_changes():
+    """By hand: m + (m1 - m0) sqrt(v / v0) and v v1 / v0, from the tap-by-tap border of partial padding."""
+    net, images = small_net().eval(), batches()
+    for norm in (net[1], net[5]):
+        torch.nn.init.normal_(norm.running_mean)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    old = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in (net[1], net[5])]
+    before = by_hand(net, [b.images for b in images])
+    pcpad.convert(net, "partial")
+    after = by_hand(net, [b.images for b in images])
+    shift_statistics(net, before, after)
+    for norm, (m, v), (m0, v0), (m1, v1) in zip((net[1], net[5]), old, before, after, strict=True):
+        torch.testing.assert_close(norm.running_mean, m + (m1 - m0) * (v / v0) ** 0.5, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(norm.running_var, v * v1 / v0, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(norm.running_var, v)
+    kept = [norm.running_var.clone() for norm in (net[1], net[5])]
+    shift_statistics(net, after, after)  # nothing has changed
+    assert all(torch.equal(a, norm.running_var) for a, norm in zip(kept, (net[1], net[5]), strict=True))
+    dead = [(m0 * 0, v0 * 0) for m0, v0 in before]  # channels that show nothing stay as they are
+    shift_statistics(net, dead, after)
+    assert all(torch.equal(a, norm.running_var) for a, norm in zip(kept, (net[1], net[5]), strict=True))
+
+
+def test_statistics_that_are_stopped_leave_the_norms_as_they_were():
     net = small_net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    seen = []
 
     def stop():
-        raise KeyboardInterrupt
+        seen.append(None)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recalibrate(net, batches(), World(), torch.preserve_format, stop)
+        batch_statistics(net, batches(), World(), torch.preserve_format, stop)
     assert net[1].momentum == 0.1
     assert all(module.training for module in net.modules())
-    assert recalibrate(nn.Conv2d(3, 4, 3), batches(), World(), torch.preserve_format) == 0
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert batch_statistics(nn.Conv2d(3, 4, 3).double(), batches(), World(), torch.preserve_format) == []
 
 
-def test_recalibration_over_processes_is_the_mean_of_theirs():
-    images = batches(4)
-    own, other, both = small_net(), small_net(), small_net()
-    recalibrate(other, images[1::2], World(), torch.preserve_format)
-    recalibrate(both, images, World(), torch.preserve_format)
-    theirs = iter([other[1].running_mean, other[1].running_var, other[5].running_mean, other[5].running_var])
+def test_statistics_over_processes_are_the_mean_of_theirs():
+    images, net = batches(4), small_net()
+    theirs = iter([t for pair in batch_statistics(net, images[1::2], World(), torch.preserve_format) for t in pair])
+    both = batch_statistics(net, images, World(), torch.preserve_format)
 
     class Two(World):
         def sum(self, values):
             return values + next(theirs)
 
-    recalibrate(own, images[::2], Two(size=2), torch.preserve_format)
-    torch.testing.assert_close(own[1].running_mean, both[1].running_mean)
-    torch.testing.assert_close(own[5].running_var, both[5].running_var)
+    own = batch_statistics(net, images[::2], Two(size=2), torch.preserve_format)
+    torch.testing.assert_close(own, both)
 
 
 def test_rows_for_recalibration():
@@ -167,7 +198,11 @@ def test_without_training(call, weights, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "moment", ["recalibration", "step 5", *(pytest.param(m, marks=pytest.mark.slow) for m in ("unconverted", "step 1"))]
+    "moment",
+    [
+        *("recalibrated", "step 5"),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("unconverted", "recalibration", "step 1")),
+    ],
 )
 def test_stopped_anywhere_it_ends_the_same(call, weights, tmp_path, monkeypatch, capsys, moment):
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.ramp_epochs": 1.5, "adapt.distill": 0.5, "ema": 0.8}
@@ -187,8 +222,10 @@ def test_stopped_anywhere_it_ends_the_same(call, weights, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         if moment == "unconverted":
             patch.setattr(beginning, "validate", interrupt(beginning.validate, 1))
+        elif moment == "recalibrated":
+            patch.setattr(beginning, "validate", interrupt(beginning.validate, 3))
         elif moment == "recalibration":
-            patch.setattr(beginning, "recalibrate", interrupt(beginning.recalibrate, 1))
+            patch.setattr(beginning, "batch_statistics", interrupt(beginning.batch_statistics, 2))
         else:
             patch.setattr(loop, "optimizer_step", interrupt(loop.optimizer_step, int(moment[-1])))
         assert call("train", **options, out="cut") == STOPPED
