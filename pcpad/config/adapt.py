@@ -12,8 +12,8 @@ class AdaptSettings:
     first: bool = False
     """Evaluate before the first step too: unconverted, converted, and after recalibration."""
     recalibrate: int = 0
-    """Training images, without their labels, by which the statistics of batch normalisation are shifted before the first
-    step: by what the conversion changes on these images; 0 keeps those of the weights."""
+    """Training images, without their labels, on which it is seen by how much the conversion changes the statistics of
+    batch normalisation, which are shifted by that before the first step; 0 keeps those of the weights."""
     ramp_epochs: float = 0.0
     """Epochs over which the power of partial padding rises from 0, which is zero padding, in 100 steps."""
     distill: float = 0.0
