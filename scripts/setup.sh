@@ -14,7 +14,7 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-echo "setting up .venv with $python ($version): about 5 GB, once; minutes on a slow line" >&2
+echo "setting up .venv with $python ($version): about 6 GB, once; minutes on a slow line" >&2
 if ! "$python" -m venv .venv; then
     echo "$python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
     exit 1

@@ -61,7 +61,7 @@ def export(settings: ExportSettings) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     numbers = "the same numbers" if apart == 0 else f"the same numbers to {apart:.0e} of the largest"
-    counts = " and ".join(str(len(x)) for x in images)
+    counts = ", ".join(str(len(x)) for x in images)
     say(f"checked: for batches of {counts} random images what was written gives {numbers}")
     say(f"written: {out}")
     if settings.format == "timm":

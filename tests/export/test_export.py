@@ -51,7 +51,7 @@ def images(n: int, size: int = 64) -> torch.Tensor:
 @torch.no_grad()
 def test_timm_reads_the_folder_and_pcpad_its_padding(here, capsys):
     assert export("--padding", "partial", "--out", "mine", "--preprocess.mean", "[0.1,0.2,0.3]") == 0
-    assert "batches of 2 and 3 and 1 random images what was written gives the same numbers" in capsys.readouterr().out
+    assert "batches of 2, 3, 1 random images what was written gives the same numbers" in capsys.readouterr().out
     x = images(2)
     state = torch.random.get_rng_state()
     net = pcpad.load("mine")
