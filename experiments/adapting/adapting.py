@@ -17,14 +17,15 @@ HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records.jsonl"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 PADDINGS = ["zeros", "partial", "reflect", "replicate", "circular"]
-WAYS = {"at once": [], "ramp": ["--adapt.ramp_epochs", "3"]}
+WAYS = {"at once": [], "ramp": ["--adapt.ramp_epochs", "2"]}
 STAGES = ["unconverted", "converted", "recalibrated", "epoch"]
 FINE_TUNING = {
-    "epochs": "6",
+    "epochs": "4",
     "batch_size": "50",
     "eval_batch_size": "50",
     "adapt.recalibrate": "500",
     "adapt.distill": "1",
+    "adapt.freeze_norms": "true",
     "optim.lr": "0.005",
     "schedule.warmup_epochs": "1",
     "augment.scale": "[0.35,1.0]",

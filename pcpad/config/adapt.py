@@ -18,6 +18,8 @@ class AdaptSettings:
     """Epochs over which the power of partial padding rises from 0, which is zero padding, in 100 steps."""
     distill: float = 0.0
     """Share of the loss that is the cross-entropy to the outputs of the unconverted network instead of the labels."""
+    freeze_norms: bool = False
+    """Use the statistics of batch normalisation as they are in training too, as in evaluation: with few images."""
     imagenet_head: bool = False
     """Keep the 1000 outputs of an ImageNet network where the class folders are ImageNet's, even if some are missing."""
 

@@ -122,6 +122,12 @@ def shift_statistics(model: nn.Module, before: list[tuple[Tensor, Tensor]], afte
         norm.running_var.copy_(torch.where(var0 > 0, norm.running_var * (var1 / safe), norm.running_var))
 
 
+def freeze_norms(model: nn.Module) -> None:
+    """Let every batch norm of a network in training mode work with its running statistics, and keep them."""
+    for norm in batch_norms(model):
+        norm.eval()
+
+
 def make_teacher(model: nn.Module) -> nn.Module:
     """A copy of a network with zero padding, in eval mode, that learns nothing."""
     teacher = copy.deepcopy(model)

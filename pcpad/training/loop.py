@@ -15,7 +15,7 @@ from pcpad.evaluation.counts import autocast
 from pcpad.padding.modes import power_of
 from pcpad.progress import say
 from pcpad.ragged import RaggedBatch
-from pcpad.training.adapting import power_after, put_power, towards_teacher
+from pcpad.training.adapting import freeze_norms, power_after, put_power, towards_teacher
 from pcpad.training.beginning import begin
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
@@ -167,6 +167,8 @@ def train_epoch(training: Training) -> None:
     """Train what is left of an epoch; a stop that was asked for comes after a whole step."""
     job, state, settings, world = training.job, training.state, training.job.settings, training.job.world
     job.model.train()
+    if settings.adapt.freeze_norms:
+        freeze_norms(job.model)
     if state.step_in_epoch == 0:
         seed_epoch(settings.seed, state.epoch, world.rank)
         state.sums = state.new_sums()

@@ -270,6 +270,17 @@ def test_distillation_alone_needs_no_labels(call, weights, tmp_path, monkeypatch
     assert difference(nets[0], torch.load(tmp_path / "some/checkpoints/last.pt", weights_only=True)["model"])
 
 
+def test_frozen_norms_keep_their_statistics(call, weights, tmp_path):
+    options = ADAPT | {"epochs": 1, "weights": weights, "adapt.recalibrate": 0, "adapt.first": "false"}
+    before = torch.load(weights)
+    for freeze in ("true", "false"):
+        assert call("train", **options, out=freeze, **{"adapt.freeze_norms": freeze}) == 0
+        after = torch.load(tmp_path / freeze / "checkpoints/last.pt", weights_only=True)["model"]
+        kept = [torch.equal(before[k], after[k]) for k in before if "running" in k]
+        assert (all(kept), any(kept)) == ((True, True) if freeze == "true" else (False, False))
+        assert not torch.equal(before["fc.weight"], after["fc.weight"])
+
+
 def test_a_teacher_that_is_gone_or_another(call, weights, tmp_path, capsys):
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.distill": 0.5}
     assert call("train", **options) == 0
