@@ -1,5 +1,6 @@
 """Where a run happens: device, versions, commit, hardware, memory."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""glibc's numbers of two options of mallopt, in bytes: how much free memory it keeps, and which blocks are single."""
 NEEDED_DRIVER = {"12": "525", "13": "580"}
 """Smallest NVIDIA driver on Linux for each major version of CUDA (NVIDIA's release notes of CUDA)."""
 
@@ -47,6 +50,25 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda":
         raise ValueError("device cuda: there is no NVIDIA GPU here; use --device cpu")
     return torch.device("cpu")
+
+
+def keep_freed_memory(device: torch.device) -> bool:
+    """Let the C library keep memory that is freed, for the next feature map, where a network runs on a CPU.
+
+    By default glibc gives large blocks back to the system at once, which has to clear each page of the next one: on two
+    cores EfficientNet-Lite0 at 224 pixels takes 1.8 times as long to train for it, and 2.6 times as long to evaluate.
+
+    Returns:
+        Whether it was done: on glibc, for a CPU, and where no MALLOC_* variable says how.
+    """
+    if device.type != "cpu" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # another C library may take other numbers  # noqa: B018
+        return bool(library.mallopt(TRIM_THRESHOLD, 2**31 - 1) and library.mallopt(MMAP_THRESHOLD, 2**30))
+    except (OSError, AttributeError):
+        return False
 
 
 def nvidia_driver(root: Path = Path("/")) -> str | None:

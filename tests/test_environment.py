@@ -1,5 +1,10 @@
 """Device choice and its messages, and folders that leave nothing behind."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -58,6 +63,32 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
     assert environment.pick_device("auto").type == "cpu"
     with pytest.raises(ValueError, match="device cuda: there is no NVIDIA GPU"):
         environment.pick_device("cuda")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_map():
+    """Pages that the system has to clear for 20 maps of 64 MiB: all of them each time, and only once."""
+    code = """
+import resource, torch
+from pcpad.environment import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(2**24).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = faults()
+assert not keep_freed_memory(torch.device("cuda"))
+kept = keep_freed_memory(torch.device("cpu"))
+print(kept, first, faults())
+"""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    for extra, wanted in (({}, "True"), ({"MALLOC_ARENA_MAX": "2"}, "False")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=clean | extra, capture_output=True, text=True, check=True
+        )
+        kept, before, after = done.stdout.split()
+        assert kept == wanted
+        assert (int(after) < int(before) / 5) == (wanted == "True")
 
 
 def test_facts_for_a_record():

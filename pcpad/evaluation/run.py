@@ -16,7 +16,7 @@ from pcpad.data.catalogue import DataSet, open_for_evaluation
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes
 from pcpad.data.native import eval_order
-from pcpad.environment import hardware, num_cores, pick_device
+from pcpad.environment import hardware, keep_freed_memory, num_cores, pick_device
 from pcpad.evaluation.cells import SAME, Cell, Shelf, is_native, possible, reasons_text, recorded, write_reasons
 from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
@@ -42,6 +42,7 @@ def evaluate(settings: EvalSettings) -> Path:
         ValueError, OSError: for anything the user can mend, before the first image wherever that can be known.
     """
     device = pick_device(settings.device)
+    keep_freed_memory(device)
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     subject = subject_of_run(settings) if settings.run else subject_of_model(settings)
     paddings = parse_paddings(settings.paddings or settings.padding or subject.padding)

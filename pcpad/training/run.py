@@ -16,7 +16,7 @@ from pcpad.data.damage import DamagedImageError
 from pcpad.data.loaders import choose_loader, default_workers
 from pcpad.data.manifest import check_images, image_sizes, leave_out
 from pcpad.data.native import NativeTrainTransform, NativeTransform, native_transform
-from pcpad.environment import hardware, num_cores, pick_device
+from pcpad.environment import hardware, keep_freed_memory, num_cores, pick_device
 from pcpad.evaluation.record import rewind
 from pcpad.padding import convert
 from pcpad.padding.modes import canonical
@@ -52,6 +52,7 @@ def train(settings: TrainSettings, signals: Signals | None = None) -> Path:
         Stopped: a signal has asked for it; the run can be resumed.
     """
     device = own_device(settings)
+    keep_freed_memory(device)
     make_deterministic(settings)
     world = this_world(device)
     try:

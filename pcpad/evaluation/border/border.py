@@ -14,7 +14,7 @@ from pcpad import models
 from pcpad.config import BorderSettings, digest
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.loaders import choose_loader, default_workers
-from pcpad.environment import commit, hardware, pick_device, versions
+from pcpad.environment import commit, hardware, keep_freed_memory, pick_device, versions
 from pcpad.evaluation.border.features import (
     Place,
     choose_margin,
@@ -87,6 +87,7 @@ def border(settings: BorderSettings) -> Path:
         ValueError, OSError: for anything the user can mend, before the work wherever that can be known.
     """
     device = pick_device(settings.device)
+    keep_freed_memory(device)
     loader, loader_name, loader_line = choose_loader(settings.data.loader)
     subject = subject_of_run(settings) if settings.run else subject_of_model(settings)
     paddings = parse_paddings(settings.paddings)
