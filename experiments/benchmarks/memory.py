@@ -16,7 +16,7 @@ import time
 import torch
 
 from pcpad import models
-from pcpad.environment import hardware, keep_freed_memory, memory_mb, versions
+from pcpad.environment import hardware, keep_freed_memory, memory_mb
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -65,9 +65,7 @@ def main() -> int:
     print(
         f"given back {middle['given']:.3f} s, kept {middle['kept']:.3f} s: {middle['given'] / middle['kept']:.2f} times"
     )
-    print(
-        f"peak {peak['given'] / 1024:.2f} and {peak['kept'] / 1024:.2f} GiB; {hardware(torch.device('cpu'))}, {versions()}"
-    )
+    print(f"peak {peak['given'] / 1024:.2f} and {peak['kept'] / 1024:.2f} GiB; {hardware(torch.device('cpu'))}")
     return 0
 
 
