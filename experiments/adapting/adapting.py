@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records.jsonl"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 PADDINGS = ["zeros", "partial", "reflect", "replicate", "circular"]
-WAYS = {"at once": [], "ramp": ["--adapt.ramp_epochs", "2"]}
+WAYS = {"at once": [], "ramp": ["--adapt.ramp_epochs", "2", "--adapt.recalibrate", "0"]}
 STAGES = ["unconverted", "converted", "recalibrated", "epoch"]
 FINE_TUNING = {
     "epochs": "4",

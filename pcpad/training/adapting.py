@@ -27,6 +27,11 @@ def check_adapting(settings: TrainSettings) -> None:
         raise ValueError("adapt.recalibrate, adapt.distill and adapt.ramp_epochs start from weights: give --weights")
     if adapt.ramp_epochs and settings.padding not in ("partial", "partial_sqrt"):
         raise ValueError(f"adapt.ramp_epochs raises the power of partial padding; {settings.padding} has none")
+    if adapt.ramp_epochs and adapt.recalibrate:
+        raise ValueError(
+            "adapt.recalibrate shifts the norms to the full power, and adapt.ramp_epochs begins without any: give "
+            "--adapt.recalibrate 0 with it"
+        )
     if adapt.ramp_epochs and settings.compile:
         raise ValueError(
             "adapt.ramp_epochs with --compile would compile the network anew for each power; use one of them"
