@@ -16,18 +16,17 @@ from pcpad.statistics import wilson
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records.jsonl"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-PADDINGS = ["zeros", "partial", "reflect", "replicate", "circular"]
+PADDINGS = ["zeros", "partial", "replicate", "reflect", "circular"]
 WAYS = {"at once": [], "ramp": ["--adapt.ramp_epochs", "2", "--adapt.recalibrate", "0"]}
 STAGES = ["unconverted", "converted", "recalibrated", "epoch"]
 FINE_TUNING = {
-    "epochs": "4",
+    "epochs": "3",
     "batch_size": "50",
     "eval_batch_size": "50",
     "adapt.recalibrate": "500",
     "adapt.distill": "1",
-    "adapt.freeze_norms": "true",
     "optim.lr": "0.005",
-    "schedule.warmup_epochs": "1",
+    "schedule.warmup_epochs": "0",
     "augment.scale": "[0.35,1.0]",
     "save.keep": "1",
     "data.check": "none",
