@@ -1,7 +1,6 @@
 """From weights of zero padding to another: recalibrated norms, a power that rises, the network as its own teacher."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from math import floor
 
@@ -146,7 +145,7 @@ def towards_teacher(loss: Tensor, logits: Tensor, taught: Tensor, share: float) 
     Args:
         loss: 0-d. logits, taught: ``(B, num_classes)``.
     """
-    if not math.isfinite(share) or share == 0:
+    if share == 0:
         return loss
     soft = nn.functional.cross_entropy(logits, taught.to(logits.dtype).softmax(1))
     return (1 - share) * loss + share * soft

@@ -20,9 +20,9 @@ def begin(training) -> Counts | None:
     settings, state, world, folder = training.job.settings, training.state, training.job.world, training.job.folder
     adapt, counts = settings.adapt, None
     done = world.on_main(lambda: {r["checkpoint"] for r in read_records(folder) if r["run"] == training.run["id"]})
-    last = RECALIBRATED if adapt.recalibrate else CONVERTED
-    stages = [UNCONVERTED, CONVERTED, last] if settings.padding != "zeros" else [UNCONVERTED, last]
-    for stage in dict.fromkeys(stages):
+    stages = [UNCONVERTED, *[CONVERTED] * (settings.padding != "zeros"), *[RECALIBRATED] * (adapt.recalibrate > 0)]
+    last = stages[-1]
+    for stage in stages:
         if stage == RECALIBRATED and not training.recalibrated:
             recalibrate_norms(training)
             training.recalibrated = True

@@ -259,8 +259,10 @@ def make_loaders(loader, settings: TrainSettings, data: DataSet, transform: Eval
         )
     val_loader = loader.EvalLoader(val.files, val.labels, transform, batch_size=eval_batch, sizes=val_sizes, **shared)
 
+    wanted = settings.adapt.recalibrate
+    rows = recalibration_rows(len(train), wanted, eval_batch * world.size, settings.seed) if wanted else []
+
     def calibration():
-        rows = recalibration_rows(len(train), settings.adapt.recalibrate, eval_batch * world.size, settings.seed)
         return loader.EvalLoader(
             train.files, train.labels, transform, batch_size=eval_batch, sizes=sizes, rows=rows, **shared
         )
