@@ -1,0 +1,170 @@
+"""What each padding costs in a whole network, against zero padding of the same network in the same run.
+
+    python experiments/benchmarks/padding.py --network resnet50 --work inference training
+
+Beside pcpad's own: the textbook form of partial padding, in which a mask of ones is convolved and the whole output
+multiplied, and torch's padding_mode, which pads by F.pad before each convolution. Writes padding-<device>.json.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import timing
+
+import pcpad
+from pcpad import models
+from pcpad.environment import pick_device
+
+HERE = Path(__file__).resolve().parent
+NETWORKS = {
+    "resnet50": "torchvision/resnet50",
+    "vgg16_bn": "torchvision/vgg16_bn",
+    "mobilenet_v2": "torchvision/mobilenet_v2",
+    "convnext_tiny": "timm/convnext_tiny",
+    "efficientnet_b0": "timm/efficientnet_b0",
+}
+OURS = ["zeros", "partial", "reflect", "replicate", "circular"]
+OTHERS = ["partial, textbook", "reflect, F.pad", "replicate, F.pad", "circular, F.pad"]
+
+
+class Textbook(nn.Conv2d):
+    """Partial padding as it is usually written: the mask is convolved once for each size, then used everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple(x.shape[-2:])
+        if getattr(self, "size", None) != size:
+            ones = x.new_ones(1, 1, *self.kernel_size)
+            seen = F.conv2d(x.new_ones(1, 1, *size), ones, None, self.stride, self.padding, self.dilation)
+            self.size, self.ratio = size, ones.numel() / seen
+        y = super().forward(x)
+        if self.bias is None:
+            return y * self.ratio
+        bias = self.bias.view(-1, 1, 1)
+        return (y - bias) * self.ratio + bias
+
+
+def network(name: str, way: str, base: nn.Module) -> nn.Module:
+    """A copy of the network in one of the ways."""
+    net = copy.deepcopy(base)
+    mode, _, form = way.partition(", ")
+    if not form:
+        pcpad.convert(net, mode)
+        return net
+    for module in net.modules():
+        if type(module) is nn.Conv2d and module.padding not in ("valid", 0, (0, 0)):
+            if form == "textbook":
+                module.__class__ = Textbook
+            else:
+                module.padding_mode = mode
+                top, left = module.padding
+                module._reversed_padding_repeated_twice = [left, left, top, top]
+    return net
+
+
+def work(net: nn.Module, x: Tensor, labels: Tensor, training: bool, amp: bool) -> Callable[[], None]:
+    """One forward pass, or one training step with SGD."""
+    cast = torch.autocast(x.device.type, torch.bfloat16, enabled=amp)
+    if not training:
+        net.eval()
+
+        def forward() -> None:
+            with torch.inference_mode(), cast:
+                net(x)
+
+        return forward
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with cast:
+            loss = F.cross_entropy(net(x).float(), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(options: argparse.Namespace, name: str, doing: str, device: torch.device) -> dict:
+    """All ways of one network at one work, in turn."""
+    torch.manual_seed(0)
+    layout = {"memory_format": torch.channels_last if options.channels_last else torch.contiguous_format}
+    base = models.build(models.resolve(NETWORKS[name]), 1000).to(device, **layout)
+    x = torch.randn(options.batch, 3, options.size, options.size, device=device).to(**layout)
+    labels = torch.randint(1000, (options.batch,), device=device)
+    ways, peaks = {}, {}
+    for way in options.ways:
+        net = network(name, way, base)
+        run = work(torch.compile(net) if options.compile else net, x, labels, doing == "training", options.amp)
+        ways[way] = run
+        if device.type == "cuda":
+            run()
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            peaks[way] = torch.cuda.max_memory_allocated() / 2**20
+    seconds = timing.in_turn(ways, options.repeats, device, calls=options.calls)
+    found = timing.ratios(seconds, "zeros")
+    for way, ratio in found.items():
+        memory = f", memory {peaks[way] / peaks['zeros']:.3f}" if peaks else ""
+        print(
+            f"{name:16}{doing:10}{way:18} {ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f}){memory}",
+            flush=True,
+        )
+    return {
+        "network": NETWORKS[name],
+        "work": doing,
+        "batch": options.batch,
+        "size": options.size,
+        "channels_last": options.channels_last,
+        "compile": options.compile,
+        "amp": "bf16" if options.amp else "off",
+        "ratios": found,
+        "seconds": {way: [round(s, 5) for s in times] for way, times in seconds.items()},
+        "peak_mib": peaks,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print each ratio, and add the results to those that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--work", nargs="+", default=["inference", "training"], choices=["inference", "training"])
+    parser.add_argument("--ways", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *OTHERS])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--channels_last", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--amp", action="store_true", help="bf16 autocast")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=1, help="of each way in a repetition")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(argv)
+    if options.ways[0] != "zeros":
+        parser.error("--ways begin with zeros, which all are compared with")
+    options.channels_last = bool(options.channels_last)
+    device = pick_device(options.device)
+    path = options.out or HERE / f"padding-{device.type}.json"
+    content = json.loads(path.read_text()) if path.is_file() else {"results": []}
+    for name in options.network:
+        for doing in options.work:
+            found = measure(options, name, doing, device) | timing.about(device)
+            keys = ("network", "work", "batch", "size", "channels_last", "compile", "amp")
+            others = [r for r in content["results"] if any(r[key] != found[key] for key in keys)]
+            content["results"] = [*others, found]
+            timing.write(path, content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What the benchmarks share: several ways timed in turn, ratios of neighbours in time, and the facts beside them."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pcpad.environment import commit, hardware, versions
+
+
+def in_turn(
+    ways: dict[str, Callable[[], object]], repeats: int, device: torch.device, warm: int = 2, calls: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every way in every repetition.
+
+    In a repetition all ways run one after the other, and the next repetition begins with another one, so that a drift of
+    the machine falls on all of them.
+
+    Args:
+        warm: repetitions before those that count. calls: of a way in a repetition; the seconds are of one of them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    order = list(ways)
+    for i in range(-warm, repeats):
+        for name in order:
+            synchronise(device)
+            start = time.perf_counter()
+            for _ in range(calls):
+                ways[name]()
+            synchronise(device)
+            if i >= 0:
+                seconds[name].append((time.perf_counter() - start) / calls)
+        order = order[1:] + order[:1]
+    return seconds
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, dict[str, float]]:
+    """Of each way: the median and the quartiles of its seconds over the baseline's in the same repetition."""
+    found = {}
+    for name, times in seconds.items():
+        own = [a / b for a, b in zip(times, seconds[baseline], strict=True)]
+        low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else own * 3
+        found[name] = {"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
+    return found
+
+
+def about(device: torch.device) -> dict:
+    """Date, hardware, threads, versions and commit."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def write(path: Path, content: dict) -> None:
+    """JSON that a person can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
