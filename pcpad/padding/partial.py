@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
+from pcpad.padding.border import may_change, rescale, strips
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
 from pcpad.padding.holes import check_mask, rescale_known, select
 
@@ -89,6 +90,10 @@ class PartialPadding:
             return rescale_known(y, mask, self.bias, *geometry)
         if not any(pads) and not has_torch_function_unary(x):
             return y
+        if may_change(y, x):
+            size = (x.shape[-2], x.shape[-1])
+            where = strips(size, kernel_size, stride, dilation, pads, self.pcpad_power, y.dtype, y.device)
+            return rescale(y, self.bias, where)
         return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
     def extra_repr(self) -> str:
