@@ -4,11 +4,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
+from pcpad.padding.eager import eager
 
 
 class Strip(NamedTuple):
@@ -54,11 +53,7 @@ def may_change(y: Tensor, x: Tensor) -> bool:
     It may where y is a convolution's own result, which nothing but its reader holds, and nobody traces, transforms or
     differentiates forwards. On a GPU the strips would cost more starts of kernels than they save.
     """
-    if type(x) not in (Tensor, nn.Parameter) or type(y) is not Tensor or y is x or y.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or peek_interpreter_stack() is not None:
-        return False
-    if forward_ad._current_level >= 0:
+    if not eager(x) or type(y) is not Tensor or y is x or y.device.type != "cpu":
         return False
     return y.grad_fn is None or y.grad_fn.name().startswith(("ConvolutionBackward", "ThnnConv", "MkldnnConv"))
 

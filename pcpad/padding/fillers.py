@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcpad.padding.blocks import assemble, layout
 from pcpad.padding.coverage import Pads
+from pcpad.padding.eager import eager
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,17 @@ def repeat_edges(x: Tensor, pads: Pads) -> Tensor:
     return x
 
 
+def circular(x: Tensor, pads: Pads) -> Tensor:
+    """The opposite side of the image."""
+    if eager(x) and (x.requires_grad or layout(x) == torch.channels_last):
+        return assemble(x, pads, mirrored=False)
+    return by_torch("circular")(x, pads)
+
+
 def symmetric(x: Tensor, pads: Pads) -> Tensor:
     """The image mirrored at its edge, so that the outermost pixel stands twice."""
+    if eager(x):
+        return assemble(x, pads, mirrored=True)
     top, bottom, left, right = pads
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
         first = x.narrow(dim, 0, before).flip(dim)
@@ -92,7 +103,7 @@ FILLERS: dict[str, Filler] = {
     "reflect": Filler(by_torch("reflect"), lambda pad: pad + 1),
     "symmetric": Filler(symmetric, lambda pad: pad),
     "replicate": Filler(replicate),
-    "circular": Filler(by_torch("circular"), lambda pad: pad),
+    "circular": Filler(circular, lambda pad: pad),
     "mean": Filler(mean),
 }
 """Mode to what it fills with; `pcpad.register_padding` adds to it."""

@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from pcpad.padding.border import may_change, rescale, strips
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
+from pcpad.padding.eager import eager
 from pcpad.padding.holes import check_mask, rescale_known, select
 
 
@@ -41,10 +41,8 @@ def rescale_border(
         arguments = (y, x, bias, kernel_size, stride, dilation, pads, power)
         return handle_torch_function(rescale_border, (y, x), *arguments)
     size = (x.shape[-2], x.shape[-1])
-    plain = type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing()
     # A fake, traced or transformed tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
-    apart = torch.compiler.is_compiling() or not plain or peek_interpreter_stack() is not None
-    make = ratio if apart else cached_ratio
+    make = cached_ratio if eager(x) else ratio
     if torch.jit.is_tracing():
         size = (int(size[0]), int(size[1]))
     r = make(size, kernel_size, stride, dilation, pads, power, y.dtype, y.device)
