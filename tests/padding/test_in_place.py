@@ -17,7 +17,7 @@ from tests.padding import oracle
 SHAPES = [  # kernel, stride, padding, dilation, groups
     ((3, 3), (1, 1), (1, 1), (1, 1), 1),
     ((3, 5), (2, 3), (1, 2), (1, 1), 2),
-    ((3, 3), (1, 2), (4, 2), (2, 1), 4),  # the first row of windows sees no pixel
+    ((3, 3), (1, 2), (6, 2), (2, 1), 4),  # the first row of windows sees no pixel
     ((7, 7), (2, 2), (3, 3), (1, 1), 1),  # wider than the map of 5 pixels
 ]
 
