@@ -16,8 +16,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of every way in every repetition.
 
-    In a repetition all ways run one after the other, and the next repetition begins with another one, so that a drift of
-    the machine falls on all of them.
+    In a repetition all ways run one after the other, and the next repetition begins with another one, so that a drift
+    of the machine falls on all of them.
 
     Args:
         warm: repetitions before those that count. calls: of a way in a repetition; the seconds are of one of them.

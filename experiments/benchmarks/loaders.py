@@ -1,0 +1,186 @@
+"""Images per second of the loaders for training: pcpad's two, torchvision's and timm's, and DALI's bare decoder.
+
+    python experiments/benchmarks/loaders.py --data /path/to/photographs --workers 2
+
+All read the same files with the same number of threads or processes: a random resized crop to 224 pixels by one law,
+bilinear, a flip, and normalised float32 batches on the device. Each runs in processes of its own, in turn with the
+others, pcpad's with the memory kept as in a training. Rates are those of a loader under way: the clock starts after the
+first batches. Writes loaders-<device>.json.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import timing
+
+from pcpad.data import dali, reference
+from pcpad.data.batch import TrainTransform
+from pcpad.data.loaders import default_workers
+from pcpad.environment import keep_freed_memory, pick_device
+
+HERE = Path(__file__).resolve().parent
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+WARM = 6
+"""Batches before the clock starts: more than any loader prepares ahead."""
+
+
+def tensors(path: str) -> torch.Tensor:
+    """An image as torchvision's own decoder gives it."""
+    return decode_image(path, ImageReadMode.RGB)
+
+
+def torchvision_loader(options: argparse.Namespace, repeat: int, on_tensors: bool) -> DataLoader:
+    """ImageFolder and torchvision's transforms, of PIL images as its reference trainings have them, or of tensors."""
+    steps = [v2.RandomResizedCrop(options.size, SCALE, RATIO, antialias=True), v2.RandomHorizontalFlip()]
+    steps = [*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    if not on_tensors:
+        steps.insert(2, v2.PILToTensor())
+    folder = ImageFolder(options.data, v2.Compose(steps), **({"loader": tensors} if on_tensors else {}))
+    folder.samples = folder.samples * repeat
+    workers = {"num_workers": options.workers, "persistent_workers": True, "pin_memory": options.pin}
+    return DataLoader(folder, options.batch, shuffle=True, drop_last=True, **workers)
+
+
+def timm_loader(options: argparse.Namespace, repeat: int) -> DataLoader:
+    """timm's loader with its prefetcher where that works (on a GPU), without any augmentation beyond crop and flip."""
+    from timm.data import create_dataset, create_loader
+
+    dataset = create_dataset("", root=options.data)
+    dataset.reader.samples = list(dataset.reader.samples) * repeat
+    return create_loader(
+        dataset,
+        (3, options.size, options.size),
+        options.batch,
+        is_training=True,
+        no_aug=False,
+        scale=SCALE,
+        ratio=RATIO,
+        hflip=0.5,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+        num_workers=options.workers,
+        use_prefetcher=options.pin,
+        pin_memory=options.pin,
+        persistent_workers=True,
+    )
+
+
+def bare(options: argparse.Namespace, files: list[str], crop: bool) -> Iterator:
+    """Batches of images that DALI decodes, whole or as far as a random crop reaches, and does nothing more with."""
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import Pipeline
+
+    pipeline = Pipeline(options.batch, options.workers, None if options.device.type == "cpu" else 0)
+    with pipeline:
+        encoded, _ = fn.readers.file(files=files, random_shuffle=True)
+        decode = fn.decoders.image_random_crop if crop else fn.decoders.image
+        area = {"random_area": list(SCALE), "random_aspect_ratio": list(RATIO)} if crop else {}
+        pipeline.set_outputs(decode(encoded, device="cpu" if options.device.type == "cpu" else "mixed", **area))
+    pipeline.build()
+    return (pipeline.run() for _ in range(len(files) // options.batch))
+
+
+def rate(epoch: Iterator, batch: int, device: torch.device) -> float:
+    """Images per second of an epoch, from its batch number WARM to its last."""
+    start, count = 0.0, 0
+    for step, made in enumerate(epoch):
+        if isinstance(made, (list, tuple)) and isinstance(made[0], torch.Tensor):
+            made = [part.to(device, non_blocking=True) for part in made[:2]]
+        if step + 1 == WARM:
+            timing.synchronise(device)
+            start = time.perf_counter()
+        count = step + 1 - WARM
+    timing.synchronise(device)
+    return count * batch / (time.perf_counter() - start)
+
+
+def loader(options: argparse.Namespace, name: str) -> Iterator:
+    """One epoch of a loader."""
+    folder = ImageFolder(options.data)
+    repeat = -(-options.images // len(folder.samples))
+    files = [path for path, _ in folder.samples] * repeat
+    labels = np.array([label for _, label in folder.samples] * repeat)
+    if name.startswith("pcpad"):
+        keep_freed_memory(options.device)
+        module = dali if name == "pcpad, DALI" else reference
+        transform = TrainTransform(options.size, SCALE, RATIO, 0.5, "bilinear", MEAN, STD)
+        shared = {"batch_size": options.batch, "workers": options.workers, "device": options.device, "seed": 0}
+        return module.TrainLoader(files, labels, transform, **shared).epoch(0)
+    if name.startswith("decoding"):
+        return bare(options, files, name == "decoding of the crops")
+    made = timm_loader(options, repeat) if name == "timm" else None
+    return iter(made or torchvision_loader(options, repeat, name == "torchvision, tensors"))
+
+
+NAMES = ["torchvision, PIL", "pcpad, DALI", "pcpad, torchvision", "torchvision, tensors", "timm"]
+NAMES += ["decoding of whole images", "decoding of the crops"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print each rate, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--data", required=True, help="folder of a folder for each class")
+    parser.add_argument("--ways", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=3000, help="at least so many in an epoch; files are repeated")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", choices=NAMES, help="measure this one, once, in this process")
+    options = parser.parse_args(argv)
+    options.device = pick_device(options.device)
+    options.pin = options.device.type == "cuda"
+    if options.one:
+        print(json.dumps(rate(loader(options, options.one), options.batch, options.device)))
+        return 0
+    found: dict[str, list[float]] = {name: [] for name in options.ways}
+    order, arguments = list(options.ways), sys.argv[1:] if argv is None else argv
+    for repeat in range(options.repeats):
+        for name in order:
+            command = [sys.executable, "-W", "ignore", __file__, *arguments, "--one", name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{repeat}: {name:26} {found[name][-1]:7.0f} images/s", flush=True)
+        order = order[1:] + order[:1]
+    seconds = {name: [1 / r for r in rates] for name, rates in found.items()}
+    result = {
+        "rates": {name: round(statistics.median(rates), 1) for name, rates in found.items()},
+        "times_as_fast": {
+            name: round(1 / ratio["ratio"], 3) for name, ratio in timing.ratios(seconds, options.ways[0]).items()
+        },
+        "compared_with": options.ways[0],
+        "repetitions": {name: [round(r, 1) for r in rates] for name, rates in found.items()},
+        "workers": options.workers,
+        "batch": options.batch,
+        "size": options.size,
+        "images": options.images,
+    }
+    for name in options.ways:
+        print(f"{name:26} {result['rates'][name]:7.0f} images/s, {result['times_as_fast'][name]:.2f} times")
+    path = options.out or HERE / f"loaders-{options.device.type}.json"
+    timing.write(path, result | timing.about(options.device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
