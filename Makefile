@@ -1,7 +1,7 @@
 # Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help setup train adapt eval border export inspect study table report doctor docs tensorboard test test-full test-zoo test-slurm test-soak test-gpu lint format lock
+.PHONY: help setup train adapt eval border export inspect study table report doctor docs tensorboard test test-full test-zoo test-slurm test-soak test-gpu bench bench-gpu lint format lock
 
 # PYTHON=python3 uses an environment that is there already; without it .venv is made on first use.
 ifdef PYTHON
@@ -85,6 +85,12 @@ test-soak: $(READY) ## kill a run of two processes 30 times, damage its checkpoi
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU
 	@$(PY) -m pytest -m gpu -q $(ARGS)
+
+bench: $(READY) ## measure what paddings, loaders and training loops cost on this CPU (an hour; DATA=/path of JPEGs); nothing else may run
+	@$(PY) experiments/benchmarks/everything.py --device cpu $(call option,DATA,--data) $(ARGS)
+
+bench-gpu: $(READY) ## the same on an NVIDIA GPU
+	@$(PY) experiments/benchmarks/everything.py --device cuda $(call option,DATA,--data) $(ARGS)
 
 lint: $(READY) ## ruff: lint and format
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -31,6 +31,7 @@ import timing
 from pcpad.data import dali, reference
 from pcpad.data.batch import TrainTransform
 from pcpad.data.loaders import default_workers
+from pcpad.data.manifest import class_folders, list_images
 from pcpad.environment import keep_freed_memory, pick_device
 
 HERE = Path(__file__).resolve().parent
@@ -120,7 +121,11 @@ def loader(options: argparse.Namespace, name: str) -> Iterator:
     labels = np.array([label for _, label in folder.samples] * repeat)
     if name.startswith("pcpad"):
         keep_freed_memory(options.device)
-        module = dali if name == "pcpad, DALI" else reference
+        if name == "pcpad, DALI, packed":
+            root = Path(options.packed)
+            images = list_images(root, {folder: label for label, folder in enumerate(class_folders(root))})
+            files, labels = images.files, images.labels
+        module = reference if name == "pcpad, torchvision" else dali
         transform = TrainTransform(options.size, SCALE, RATIO, 0.5, "bilinear", MEAN, STD)
         shared = {"batch_size": options.batch, "workers": options.workers, "device": options.device, "seed": 0}
         return module.TrainLoader(files, labels, transform, **shared).epoch(0)
@@ -131,14 +136,15 @@ def loader(options: argparse.Namespace, name: str) -> Iterator:
 
 
 NAMES = ["torchvision, PIL", "pcpad, DALI", "pcpad, torchvision", "torchvision, tensors", "timm"]
-NAMES += ["decoding of whole images", "decoding of the crops"]
+NAMES += ["decoding of whole images", "decoding of the crops", "pcpad, DALI, packed"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print each rate, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", required=True, help="folder of a folder for each class")
-    parser.add_argument("--ways", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--packed", help="a split of the same images in the packed form (pcpad data pack)")
+    parser.add_argument("--ways", nargs="+", choices=NAMES, help="all of them if not given")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
@@ -149,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", choices=NAMES, help="measure this one, once, in this process")
     options = parser.parse_args(argv)
     options.device = pick_device(options.device)
+    options.ways = options.ways or [name for name in NAMES if options.packed or not name.endswith("packed")]
     options.pin = options.device.type == "cuda"
     if options.one:
         print(json.dumps(rate(loader(options, options.one), options.batch, options.device)))

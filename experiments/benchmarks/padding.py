@@ -23,7 +23,7 @@ import timing
 
 import pcpad
 from pcpad import models
-from pcpad.environment import pick_device
+from pcpad.environment import keep_freed_memory, pick_device
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {
@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--ways begin with zeros, which all are compared with")
     options.channels_last = bool(options.channels_last)
     device = pick_device(options.device)
+    keep_freed_memory(device)  # as `pcpad train` and `pcpad eval` do
     path = options.out or HERE / f"padding-{device.type}.json"
     content = json.loads(path.read_text()) if path.is_file() else {"results": []}
     for name in options.network:

@@ -1,0 +1,63 @@
+"""All benchmarks of this machine, one after the other, then the tables: what `make bench` and `make bench-gpu` run.
+
+    python experiments/benchmarks/everything.py --device cpu --data /path/to/photographs --only padding loaders
+
+Nothing else may run on the machine meanwhile. Those that read images are left out where no folder of them is named.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BOTH = ["--work", "inference", "training"]
+FEW = ["--network", "resnet50", "mobilenet_v2", *BOTH]
+
+
+def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
+    """Name and arguments of each program."""
+    there = ["--device", device]
+    if device == "cpu":
+        found = [("padding", [*there, *BOTH]), ("padding", [*there, *FEW, "--amp"])]
+        found += [("padding", [*there, *FEW, "--compile", "--ways", "zeros", "partial", "partial, textbook"])]
+        sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
+        train: list[str] = []
+    else:
+        large = [*there, "--batch", "128", "--calls", "3"]
+        found = [("padding", [*large, *BOTH, "--channels_last", last]) for last in ("1", "0")]
+        found += [("padding", [*large, *BOTH, "--amp"]), ("padding", [*large, *FEW, "--amp", "--compile"])]
+        sizes, threads = ["--sizes", "224", "448"], ["--threads", "2", "4", "8", "16"]
+        train = ["--model", "torchvision/resnet50", "--batch", "256", "--size", "224", "--steps", "40", "--amp", "bf16"]
+    found += [("startup", [])]
+    read = ["--data", data] if data else []
+    found += [("training", [*there, *read, *train])]
+    if data:
+        found += [("loaders", [*there, *read]), ("growth", [*there, *read, *sizes, *threads])]
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what was asked for; returns the number of programs that failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--data", help="folder of a folder for each class")
+    names = ["padding", "startup", "training", "loaders", "growth"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    options = parser.parse_args(argv)
+    if not options.data:
+        print("loaders and growth need images, and are left out: DATA=/path/of/class/folders", flush=True)
+    failed = []
+    for name, arguments in plan(options.device, options.data):
+        if name in options.only:
+            print(f"== {name} {' '.join(arguments)}", flush=True)
+            done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), *arguments])
+            failed += [name] if done.returncode else []
+    subprocess.run([sys.executable, str(HERE / "tables.py")], check=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""How images/s grow: of DALI with its threads and with the size of the images, of a training with its processes.
+
+    python experiments/benchmarks/growth.py --data /path/to/photographs --threads 1 2 4 --sizes 96 224 448 --ranks 1 2
+
+Decoding and training apart, one after the other. Writes growth-<device>.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import timing
+
+from pcpad.data.loaders import default_workers
+from pcpad.environment import pick_device
+
+HERE = Path(__file__).resolve().parent
+
+
+def reading(options: argparse.Namespace, threads: int, size: int) -> float:
+    """Images/s that the training loader makes."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "loaders.py"), "--one", "pcpad, DALI", "--data", options.data]
+    command += ["--workers", str(threads), "--size", str(size), "--images", str(options.images)]
+    command += ["--device", options.device.type]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def training(options: argparse.Namespace, ranks: int) -> float:
+    """Images/s of `pcpad train` in so many processes: the median of what it logged after the first entry."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with tempfile.TemporaryDirectory(prefix="pcpad-bench-") as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pcpad",
+            "train",
+            "--model",
+            options.model,
+            "--recipe",
+            "smoke",
+            "--out",
+            folder,
+        ]
+        command += ["--gpus", str(ranks), "--device", options.device.type, "--batch_size", str(options.batch)]
+        command += ["--size", str(options.train_size), "--epochs", "1"]
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        (events,) = Path(folder).rglob("events.out.tfevents.*")
+        log = EventAccumulator(str(events.parent))
+        log.Reload()
+        return statistics.median(entry.value for entry in log.Scalars("train/images_per_second")[1:])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--data", required=True, help="folder of a folder for each class, to read from")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[96, 160, 224, 320, 448])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--model", default="timm/test_resnet")
+    parser.add_argument("--batch", type=int, default=64, help="of all ranks together")
+    parser.add_argument("--train_size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(argv)
+    options.device = pick_device(options.device)
+    ways = {f"{n} threads at 224": lambda n=n: reading(options, n, 224) for n in options.threads}
+    ways |= {
+        f"{default_workers()} threads at {s}": lambda s=s: reading(options, default_workers(), s) for s in options.sizes
+    }
+    ways |= {f"training, {n} ranks": lambda n=n: training(options, n) for n in options.ranks}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.repeats):
+        for name, way in ways.items():
+            found[name].append(way())
+            print(f"{name:24} {found[name][-1]:8.1f} images/s", flush=True)
+    result = {
+        "rates": {name: round(statistics.median(rates), 1) for name, rates in found.items()},
+        "repetitions": {name: [round(rate, 1) for rate in rates] for name, rates in found.items()},
+        "model": options.model,
+        "batch": options.batch,
+        "train_size": options.train_size,
+    }
+    timing.write(options.out or HERE / f"growth-{options.device.type}.json", result | timing.about(options.device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The tables of all results in this folder, as Markdown.
+
+    python experiments/benchmarks/tables.py
+
+Reads the JSON files and writes TABLES.md beside them; says of each table when, on what and with which versions.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table; all columns but the first to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def about(result: dict) -> str:
+    """When and on what, as one line."""
+    of = result["versions"]
+    wanted = [name for name in of if name in ("torch", "torchvision", "timm") or name.startswith("nvidia-dali")]
+    named = ", ".join(f"{'DALI' if name.startswith('nvidia') else name} {of[name]}" for name in wanted)
+    return f"{result['date']}, {result['hardware']}, {result['threads']} threads, {named}"
+
+
+def padding(results: list[dict]) -> list[str]:
+    """One table for each way of computing: networks and work by mode, ratios to zeros with quartiles."""
+    lines, groups = [], {}
+    for result in results:
+        key = (result["hardware"], result["compile"], result["amp"], result["channels_last"])
+        groups.setdefault(key, []).append(result)
+    for (_, compiled, amp, last), group in groups.items():
+        kind = ["compiled" if compiled else "eager", "fp32" if amp == "off" else amp]
+        kind += ["channels_last" if last else "NCHW"]
+        ways = list(dict.fromkeys(way for result in group for way in result["ratios"] if way != "zeros"))
+        rows = []
+        for result in group:
+            name = f"{result['network'].partition('/')[2]}, {result['work']}, {result['batch']} of {result['size']}"
+            found = [result["ratios"].get(way) for way in ways]
+            rows.append([name, *(f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})" if r else "" for r in found)])
+            peaks = result.get("peak_mib")
+            if peaks:
+                ratios = [f"{peaks[way] / peaks['zeros']:.3f}" if way in peaks else "" for way in ways]
+                rows.append([f"{name}: peak memory", *ratios])
+        lines += [f"### {', '.join(kind)}", "", about(group[-1]), "", *table(["", *ways], rows), ""]
+    return lines
+
+
+def rates(result: dict, unit: str = "images/s") -> list[str]:
+    """A table of rates with the lowest and the highest repetition."""
+    rows = [
+        [name, f"{rate:,.0f}", f"{min(result['repetitions'][name]):,.0f} to {max(result['repetitions'][name]):,.0f}"]
+        for name, rate in result["rates"].items()
+    ]
+    return [about(result), "", *table(["", unit, "lowest to highest"], rows), ""]
+
+
+def training(result: dict) -> list[str]:
+    """Rates of the loops, and how many times as fast pcpad's is."""
+    stated = f"{result['model']}, {result['batch']} images of {result['size']} pixels, amp {result['amp']}"
+    lines = [f"{stated}; {about(result)}", ""]
+    rows = []
+    for source in ("synthetic", "files"):
+        if source in result:
+            found = result[source]
+            for way, rate in found["rates"].items():
+                other = found["pcpad_times_as_fast_as"].get(way)
+                span = f"{other['ratio']:.2f} ({other['low']:.2f} to {other['high']:.2f})" if other else ""
+                rows.append([f"{source}, {way}", f"{rate:.1f}", span])
+    lines += table(["", "images/s", "pcpad is times as fast"], rows)
+    if "share_of_product" in result:
+        share, limit = result["share_of_product"], result["product_flop_per_second"] / 1e12
+        lines += ["", f"pcpad computes at {share:.2f} of the rate of a large product of matrices, {limit:.0f} TFLOP/s."]
+    return [*lines, ""]
+
+
+def startup(result: dict) -> list[str]:
+    """Seconds of each call."""
+    rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in result["medians"].items()]
+    adds = f"`import pcpad` adds {result['pcpad_adds_to_torch']:.3f} s to `import torch`."
+    return [about(result), "", *table(["", "seconds, median"], rows), "", adds, ""]
+
+
+def main() -> int:
+    """Write TABLES.md."""
+    lines = ["# Benchmarks", "", "Made by `tables.py` from the JSON files of this folder.", ""]
+    made = {
+        "What a padding costs, in times of zero padding (quartiles)": ("padding", lambda r: padding(r["results"])),
+        "Loaders for training": ("loaders", rates),
+        "Training loops": ("training", training),
+        "Growth": ("growth", rates),
+    }
+    for title, (name, make) in made.items():
+        for path in sorted(HERE.glob(f"{name}-*.json")):
+            lines += [f"## {title}: {path.stem.partition('-')[2]}", "", *make(json.loads(path.read_text()))]
+    if (HERE / "startup.json").is_file():
+        lines += ["## Start", "", *startup(json.loads((HERE / "startup.json").read_text()))]
+    (HERE / "TABLES.md").write_text("\n".join(lines).rstrip() + "\n")
+    print(f"written: {HERE / 'TABLES.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
