@@ -20,6 +20,7 @@ SETTINGS = {
     "inspect": config.InspectSettings,
     "data list": config.ListSettings,
     "data prepare": config.PrepareSettings,
+    "data pack": config.PackSettings,
     "data check": config.CheckSettings,
     "study run": config.StudyRunSettings,
     "study table": config.StudyTableSettings,

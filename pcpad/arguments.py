@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": "show what a padding mode would do to each layer of a model, without weights",
     "data list": "list the data sets that have a name: size, licence, source, and whether they are ready here",
     "data prepare": "get a data set ready by name; a second start goes on where the first one stopped",
+    "data pack": "put a data set into a few tar files that are read from front to back, for network file systems",
     "data check": "decode every image of a data set once and name the damaged ones",
     "study run": "run what is missing of a study: networks x paddings x seeds",
     "study table": "make the tables of a study from its results, without torch",

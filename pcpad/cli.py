@@ -14,6 +14,7 @@ from pcpad.config import (
     ExportSettings,
     InspectSettings,
     ListSettings,
+    PackSettings,
     PrepareSettings,
     ReportSettings,
     StudyRunSettings,
@@ -73,6 +74,8 @@ def run(command: str, rest: list[str]) -> int:
             settings = parse(ExportSettings, rest, command)
         elif command == "data check":
             settings = parse(CheckSettings, rest, command)
+        elif command == "data pack":
+            settings = parse(PackSettings, rest, command)
         elif command == "doctor":
             settings = parse(DoctorSettings, rest, command)
         elif command in DATA:
@@ -118,6 +121,10 @@ def run(command: str, rest: list[str]) -> int:
             from pcpad.data.check import check
 
             check(settings)
+        elif command == "data pack":
+            from pcpad.data.pack import pack
+
+            pack(settings)
         elif command == "export":
             from pcpad.export.export import export
 

@@ -16,6 +16,7 @@ from pcpad.config import (
     ExportSettings,
     ListSettings,
     OptimSettings,
+    PackSettings,
     PrepareSettings,
     PreprocessSettings,
     StudyRunSettings,
@@ -26,8 +27,8 @@ from pcpad.config import (
     yaml_text,
 )
 
-ALL = "train, adapt, eval, border, export, inspect, data list, data prepare, data check, study run, study table, "
-ALL += "report, doctor"
+ALL = "train, adapt, eval, border, export, inspect, data list, data prepare, data pack, data check, study run, "
+ALL += "study table, report, doctor"
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -104,7 +105,7 @@ def test_help_explains_every_option(capsys):
         "study run": StudyRunSettings,
         "export": ExportSettings,
     }
-    kinds |= {"data list": ListSettings, "data prepare": PrepareSettings}
+    kinds |= {"data list": ListSettings, "data prepare": PrepareSettings, "data pack": PackSettings}
     for command, kind in kinds.items():
         assert main([*command.split(), "--help"]) == 0
         text = " ".join(capsys.readouterr().out.split())

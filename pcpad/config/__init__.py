@@ -3,7 +3,7 @@
 from pcpad.config.adapt import AdaptSettings
 from pcpad.config.border import BorderSettings
 from pcpad.config.commands import DoctorSettings, EvalSettings, InspectSettings
-from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PrepareSettings
+from pcpad.config.data import DATA_NAMES, CheckSettings, ListSettings, PackSettings, PrepareSettings
 from pcpad.config.export import ExportSettings
 from pcpad.config.fields import nearest
 from pcpad.config.images import AugmentSettings, DataSettings, MixSettings, PreprocessSettings
@@ -25,6 +25,7 @@ __all__ = [
     "ListSettings",
     "MixSettings",
     "OptimSettings",
+    "PackSettings",
     "PrepareSettings",
     "PreprocessSettings",
     "ProgressiveSettings",

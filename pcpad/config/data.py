@@ -1,4 +1,4 @@
-"""Settings of ``pcpad data``: check, list, prepare."""
+"""Settings of ``pcpad data``: check, list, pack, prepare."""
 
 from dataclasses import dataclass
 
@@ -58,6 +58,29 @@ class PrepareSettings:
             raise ValueError("textures are made below the cache: choose another with PCPAD_CACHE=/path, without --out")
         if self.name in ("textures", "elpv") and self.archives is not None:
             raise ValueError(f"--archives: {self.name} comes in none")
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """Pack a data set into a few tar files with an index, for file systems where many small files are slow.
+
+    The form is WebDataset's; DATA=OUT then reads it. A second start goes on where the first one stopped.
+    """
+
+    data: str = "auto"
+    """As in train."""
+    out: str | None = None
+    """Folder that gets train/ and val/; a new or an empty one."""
+    tar_mb: int = 256
+    """Size of a tar file, MiB."""
+    workers: int | None = None
+    """Tar files that are written at a time; 4 if not given."""
+
+    def __post_init__(self):
+        check(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+        check(self.tar_mb >= 1, "tar_mb", self.tar_mb, "at least 1")
+        if self.out is None:
+            raise ValueError("say where the packed form goes: pcpad data pack --data DATA --out DIR")
 
 
 def check_name(name: str | None) -> None:

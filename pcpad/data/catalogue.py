@@ -9,8 +9,9 @@ from pathlib import Path
 from pcpad.config import DATA_NAMES, nearest
 from pcpad.data import textures
 from pcpad.data.manifest import Manifest, cache_dir, class_folders, list_images, shorten
+from pcpad.data.packed import is_packed
 from pcpad.data.prepare.sources import SOURCES
-from pcpad.data.prepare.tree import check_count, find, refuse_half
+from pcpad.data.prepare.tree import check_count, find, marker_of, refuse_half
 from pcpad.progress import say
 
 NAMED = ("auto", *DATA_NAMES)
@@ -69,7 +70,8 @@ def locate(name: str) -> tuple[str, Path]:
         hint = nearest(Path(name).name, NAMED)
         raise ValueError(f"data {name!r} is neither {', '.join(DATA_NAMES)} nor a folder{hint}")
     refuse_half(root, name)
-    return root.resolve().name, root
+    packed = is_packed(root / "val") and marker_of(root)
+    return packed["name"] if packed else root.resolve().name, root
 
 
 def not_prepared(name: str) -> str:

@@ -66,4 +66,5 @@ def check_split(name: str, manifest: Manifest, workers: int) -> list[str]:
     say(f"{name}: {len(manifest):,} images{known}, {len(damaged):,} damaged; remembered in {check_store(manifest)}")
     for error in damaged:
         say(f"  {error.path}: {error.reason}")
-    return [os.path.relpath(error.path, manifest.root) for error in damaged]
+    names = dict(zip(manifest.files, manifest.paths, strict=True))
+    return [names[error.path] for error in damaged]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pcpad.data.damage import DamagedImageError, open_rgb
 from pcpad.data.manifest import cache_dir
+from pcpad.data.packed import source
 
 
 def without_cmyk(files: Sequence[str]) -> list[str]:
@@ -33,7 +34,7 @@ def without_cmyk(files: Sequence[str]) -> list[str]:
 def is_cmyk(path: str) -> bool:
     """Whether the header of an image says CMYK; False where there is no readable header."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source(path)) as image:
             return image.mode == "CMYK"
     except Exception:  # whatever PIL raises for a damaged header, the decoder will name it
         return False

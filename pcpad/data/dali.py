@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from pcpad.data.contract import (
     steps_per_epoch,
 )
 from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
+from pcpad.data.dali_packed import BUFFER, packed, read_packed
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
 from pcpad.ragged import RaggedBatch
@@ -75,7 +77,8 @@ class EvalLoader:
         check_crop(self._transforms)
         rows = range(len(files)) if rows is None else rows
         own, self.share_of_padding = eval_order(self._transforms, rows, batch_size, rank, world, sizes)
-        self._files, self._own = without_cmyk(files), list(own)
+        self._shards = packed(files, own, self._transforms)
+        self._files, self._own = files if self._shards else without_cmyk(files), list(own)
         self._labels, self._device = torch.tensor(labels, dtype=torch.int64), torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._progress = Progress()
@@ -89,8 +92,11 @@ class EvalLoader:
             return
 
         def graph() -> dict[str, DataNode]:
-            own = [self._files[index] for index in self._own]
-            encoded, index = fn.readers.file(files=own, labels=self._own, name="reader", pad_last_batch=True)
+            if self._shards:
+                encoded, index = read_packed(self._shards)
+            else:
+                own = [self._files[index] for index in self._own]
+                encoded, index = fn.readers.file(files=own, labels=self._own, name="reader", pad_last_batch=True)
             images, made = decoded(encoded, self._device), {"index": index}
             for transform in self._transforms:
                 if isinstance(transform, NativeTransform):
@@ -101,7 +107,8 @@ class EvalLoader:
 
         # A pipeline for each pass: between evaluations it would only hold memory that training needs.
         outputs = _outputs(graph, self._batch_size, self._workers, self._device)
-        for batch in _batches(outputs, self._files, self._own, self._labels, self._device, self._progress):
+        number = self._shards and self._shards.number
+        for batch in _batches(outputs, self._files, self._own, self._labels, self._device, self._progress, number):
             yield batch if self._several else batch._replace(images=batch.images[self._transforms[0].label])
 
 
@@ -112,7 +119,8 @@ class TrainLoader:
     every rank is left out. The number of threads changes nothing. A truncated image is found only by a crop
     that reaches beyond the cut: DALI decodes no further than the crop. Where images keep their aspect ratio (a
     NativeTrainTransform, which needs `sizes`, as in EvalLoader), those of a batch are of much the same shape; then the
-    order is the torchvision loader's, and each epoch has a pipeline of its own.
+    order is the torchvision loader's, and each epoch has a pipeline of its own. Packed images are read from front to
+    back: an epoch takes the tar files in a random order, and its images through a buffer out of which they are drawn.
 
     Args:
         size_of: side of an epoch's images in pixels, where it is not the transform's in all of them.
@@ -149,6 +157,7 @@ class TrainLoader:
         self._seed, self._rank, self._world = seed, rank, world
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._size_of, self._size = size_of, transform.size
+        self._shards = packed(files, range(len(files)), (transform,))
         self._outputs: DALIGenericIterator | None = None  # made by the first epoch, so after restore
         self._checkpoint: bytes | None = None
         self._since = [0, world]  # epoch and number of ranks that the order of the files was drawn for
@@ -166,6 +175,8 @@ class TrainLoader:
         if self._sides is not None:
             return self._native_epoch(epoch, done)
         size = self._size_of(epoch) if self._size_of else self._size
+        if self._shards:
+            return self._packed_epoch(epoch, done, size)
         if self._outputs is None or size != self._size:  # what follows does not depend on the size of what went before
             self._outputs, self._size = None, size
             self._outputs = self._pipeline(self._graph)
@@ -203,6 +214,28 @@ class TrainLoader:
         self._outputs = self._pipeline(graph)
         own = own[done * self._batch_size :]
         for batch in _batches(self._outputs, self._files, own, self._labels, self._device, self._progress):
+            self._progress.count()
+            yield batch._replace(images=batch.images["images"])
+        self._outputs = self._checkpoint = None
+        self._progress.finish()
+
+    def _packed_epoch(self, epoch: int, done: int, size: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._shards.tars))
+        draws = seeds(self._seed, self._rank, epoch)
+        buffer = {"random_shuffle": True, "initial_fill": BUFFER, "seed": seeds(self._seed, self._rank, epoch, 1)[0]}
+        dealt = {"shard_id": self._rank, "num_shards": self._world}
+
+        def graph() -> dict[str, DataNode]:
+            encoded, index = read_packed(self._shards, order, **buffer, **dealt)
+            return {
+                "images": train_images(encoded, replace(self._transform, size=size), self._device, draws),
+                "index": index,
+            }
+
+        self._outputs = self._pipeline(graph)
+        own, number = range(len(self._files)), self._shards.number
+        batches = _batches(self._outputs, self._files, own, self._labels, self._device, self._progress, number)
+        for batch in islice(batches, self.steps_per_epoch - done):
             self._progress.count()
             yield batch._replace(images=batch.images["images"])
         self._outputs = self._checkpoint = None
@@ -295,8 +328,14 @@ def _batches(
     labels: torch.Tensor,
     device: torch.device,
     progress: Progress,
+    number: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Yields batches to the epoch's end, their images by name; a failure of DALI becomes the error of the file."""
+    """Yields batches to the epoch's end, their images by name; a failure of DALI becomes the error of the file.
+
+    Args:
+        number: of DALI's index, the position in `files`, where the two differ.
+    """
+    number = None if number is None else torch.from_numpy(number)
     seen = np.zeros(len(files), dtype=bool)
     while True:
         try:
@@ -313,6 +352,7 @@ def _batches(
             finally:
                 del damage  # with its traceback it would hold this frame, and so the pipeline
         index = output["index"].flatten().to(torch.int64)
+        index = index if number is None else number[index]
         seen[index.numpy()] = True
         images = {name: made for name, made in output.items() if name != "index" and not name.startswith("sides ")}
         for name in images:

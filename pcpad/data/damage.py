@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from pcpad.data.packed import place_of, source
+
 _CHUNK = 1024
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -45,7 +47,7 @@ def open_rgb(path: str) -> Image.Image:
     """
     # A library that sets this would let half pictures pass silently.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), Image.open(source(path)) as image:
         image.load()
         # PIL would look for a colour that carries the transparency over, and warn; the pixels are the same.
         image.info.pop("transparency", None)
@@ -71,7 +73,7 @@ def head_size(path: str) -> tuple[int, int]:
     Raises:
         DamagedImageError: the head cannot be read.
     """
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), Image.open(source(path)) as image:
         return image.height, image.width
 
 
@@ -96,7 +98,7 @@ def first_damaged(files: Sequence[str], formats: Collection[str] | None = None) 
 
 
 def _check_header(path: str, formats: Collection[str] | None) -> None:
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), Image.open(source(path)) as image:
         if formats is not None and image.format not in formats:
             raise DamagedImageError.of(path, f"in the format {image.format}, which this loader cannot decode")
 
@@ -124,7 +126,9 @@ def _naming(path: str) -> Iterator[None]:
 
 def _reason(path: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if os.path.getsize(path) == 0 else "not an image, or its header is damaged"
+        place = place_of(path)
+        size = os.path.getsize(path) if place is None else place.size
+        return "the file is empty" if size == 0 else "not an image, or its header is damaged"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

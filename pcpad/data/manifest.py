@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pcpad.data.damage import DamagedImageError, check_image, head_size
+from pcpad.data.packed import is_packed, read_table
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of an image's file name, in any case; other files are passed over (torchvision's list)."""
@@ -41,6 +42,7 @@ class Manifest:
         labels: int64 ``(n,)``, index into the class map.
         sizes: int64 ``(n,)``, bytes of each file.
         times: int64 ``(n,)``, time of last change, nanoseconds.
+        places: of a packed split, where each image is (`packed.Row.place`); None where it is at its path.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Manifest:
     labels: np.ndarray
     sizes: np.ndarray
     times: np.ndarray
+    places: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,7 +58,7 @@ class Manifest:
     @property
     def files(self) -> list[str]:
         """Absolute path of each image."""
-        return [os.path.join(self.root, path) for path in self.paths]
+        return [os.path.join(self.root, path) for path in self.places or self.paths]
 
     @property
     def digest(self) -> str:
@@ -67,13 +70,15 @@ class Manifest:
 
 
 def class_folders(root: Path) -> list[str]:
-    """Sorted names of the folders below `root`; hidden ones are passed over.
+    """Sorted names of the folders below `root`, hidden ones passed over; of a packed split, its classes.
 
     Raises:
         ValueError: there is no such folder, or it has no folders.
     """
     if not root.is_dir():
         raise ValueError(f"no folder {root}")
+    if is_packed(root):
+        return sorted({row.path.partition("/")[0] for row in read_table(root)})
     names = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
     if not names:
         raise ValueError(f"{root} has no class folders: images belong into {root}/<class>/")
@@ -89,6 +94,8 @@ def list_images(root: Path, labels: dict[str, int]) -> Manifest:
     Raises:
         ValueError: class folders without any image; names them.
     """
+    if is_packed(root):
+        return list_packed(root, labels)
     with ThreadPoolExecutor(16) as pool:  # the time goes into waiting for a network file system
         found = list(pool.map(lambda name: list_class(root, name), labels))
     empty = [name for name, rows in zip(labels, found, strict=True) if not rows]
@@ -105,6 +112,21 @@ def list_images(root: Path, labels: dict[str, int]) -> Manifest:
         labels=np.repeat(np.fromiter(labels.values(), np.int64), counts),
         sizes=np.array([row[1] for row in rows], np.int64),
         times=np.array([row[2] for row in rows], np.int64),
+    )
+
+
+def list_packed(root: Path, labels: dict[str, int]) -> Manifest:
+    """`list_images` of a packed split: paths, labels and bytes are those of the tree that it was made of."""
+    table = [(i, row, labels.get(row.path.partition("/")[0])) for i, row in enumerate(read_table(root))]
+    table = [entry for entry in table if entry[2] is not None]
+    changed = {tar: os.stat(root / tar).st_mtime_ns for tar in {row.tar for _, row, _ in table}}
+    return Manifest(
+        root=root.resolve(),
+        paths=tuple(row.path for _, row, _ in table),
+        labels=np.array([label for _, _, label in table], np.int64),
+        sizes=np.array([row.size for _, row, _ in table], np.int64),
+        times=np.array([changed[row.tar] for _, row, _ in table], np.int64),
+        places=tuple(row.place(i) for i, row, _ in table),
     )
 
 
@@ -152,6 +174,7 @@ def leave_out(manifest: Manifest, file: Path) -> Manifest:
         labels=manifest.labels[kept],
         sizes=manifest.sizes[kept],
         times=manifest.times[kept],
+        places=manifest.places and tuple(p for p, k in zip(manifest.places, kept, strict=True) if k),
     )
 
 

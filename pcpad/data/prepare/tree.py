@@ -20,6 +20,8 @@ from pcpad.lock import locked
 
 MARKER = "pcpad-data.json"
 PARTIAL = ".pcpad-partial"
+PACK = "pack of "
+"""What the name of a data set begins with where it is being packed."""
 SPLITS = ("train", "val")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -82,6 +84,10 @@ def refuse_half(root: Path, name: str) -> None:
     """Raise ValueError where `root` is a tree that is only half prepared."""
     if (root / PARTIAL).exists() and read_facts(root / MARKER) is None:
         what = read_name(root) or "NAME"
+        if what.startswith(PACK):
+            raise ValueError(
+                f"data {name}: {root} is only half packed; go on with pcpad data pack --data ... --out {root}"
+            )
         raise ValueError(
             f"data {name}: {root} is only half prepared; go on with pcpad data prepare {what} --out {root}"
             + (" --archives DIR" if what == "imagenet" else "")
