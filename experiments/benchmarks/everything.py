@@ -19,7 +19,11 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
     """Name and arguments of each program."""
     there = ["--device", device]
     if device == "cpu":
-        found = [("padding", [*there, *BOTH]), ("padding", [*there, *FEW, "--amp"])]
+        most = ["--network", "resnet50", "mobilenet_v2", "convnext_tiny", "efficientnet_b0"]
+        found = [("padding", [*there, *most, "--work", "inference", "--repeats", "15"])]
+        found += [("padding", [*there, *most, "--work", "training"])]
+        found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "5"])]
+        found += [("padding", [*there, *FEW, "--amp"])]
         found += [("padding", [*there, *FEW, "--compile", "--ways", "zeros", "partial", "partial, textbook"])]
         sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
         train: list[str] = []

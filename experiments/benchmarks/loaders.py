@@ -10,6 +10,7 @@ first batches. Writes loaders-<device>.json.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=3000, help="at least so many in an epoch; files are repeated")
+    parser.add_argument("--cold", action="store_true", help="empty the system's file cache before each (as root)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
@@ -164,6 +166,9 @@ def main(argv: list[str] | None = None) -> int:
     order, arguments = list(options.ways), sys.argv[1:] if argv is None else argv
     for repeat in range(options.repeats):
         for name in order:
+            if options.cold:
+                os.sync()
+                Path("/proc/sys/vm/drop_caches").write_text("3")
             command = [sys.executable, "-W", "ignore", __file__, *arguments, "--one", name]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -177,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         },
         "compared_with": options.ways[0],
         "repetitions": {name: [round(r, 1) for r in rates] for name, rates in found.items()},
+        "cold": options.cold,
         "workers": options.workers,
         "batch": options.batch,
         "size": options.size,
