@@ -16,13 +16,13 @@ class Strip(NamedTuple):
     Attributes:
         rows, cols: where it lies.
         ratio: (K / n) ** power there, ``(h, w)``.
-        seen: 1 where a window sees a pixel, else 0; ``(h, w)``.
+        rest: what of the bias is to be added: 1 - ratio, but 0 where a window sees no pixel; ``(h, w)``.
     """
 
     rows: slice
     cols: slice
     ratio: Tensor
-    seen: Tensor
+    rest: Tensor
 
 
 @lru_cache(maxsize=1024)
@@ -38,7 +38,7 @@ def strips(size, kernel_size, stride, dilation, pads: Pads, power, dtype, device
     places.append((inner, slice(right, None)))
     with torch.inference_mode(False), torch.no_grad():
         parts = [(rows, cols, ratio[rows, cols].contiguous()) for rows, cols in places]
-        return tuple(Strip(*part, (part[2] != 0).to(dtype)) for part in parts if part[2].numel())
+        return tuple(Strip(*part, (part[2] != 0).to(dtype) - part[2]) for part in parts if part[2].numel())
 
 
 def whole(taps: Tensor, kernel: int) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def may_change(y: Tensor, x: Tensor) -> bool:
 
 
 def rescale(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
-    """`y` itself, with ``(y - bias) * ratio + bias`` in the strips; a gradient that comes back is not changed in place.
+    """`y` itself, its strips times ratio plus bias * rest; a gradient that comes back is not changed in place.
 
     Args:
         y: ``(N, C', H', W')`` or ``(C', H', W')``, of which `may_change` holds.
@@ -72,12 +72,12 @@ def rescale(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
 
 def change(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
     """`rescale` for autograd not to see; `bias` is ``(C', 1, 1)`` and of y's dtype, or None."""
-    for rows, cols, ratio, seen in where:
+    for rows, cols, ratio, rest in where:
         part = y[..., rows, cols]
         if bias is None:
             part.mul_(ratio)
         else:
-            part.sub_(bias).mul_(ratio).addcmul_(bias, seen)
+            torch.addcmul(bias * rest, part, ratio, out=part)
     return y
 
 
@@ -101,6 +101,6 @@ class Rescale(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             dtype, dims = ctx.bias
             axes = (-2, -1) if dims == 3 else (0, -2, -1)
-            parts = ((grad[..., rows, cols] * (seen - ratio)).sum(axes) for rows, cols, ratio, seen in ctx.where)
+            parts = ((grad[..., rows, cols] * rest).sum(axes) for rows, cols, _, rest in ctx.where)
             of_bias = sum(parts).to(dtype)
         return of_y, of_bias, None

@@ -109,5 +109,4 @@ def rescale_known(
         r, count = r.repeat_interleave(repeats, -3), count.repeat_interleave(repeats, -3)
     if bias is None:
         return y * r, count > 0
-    b = bias.to(y.dtype).view(-1, 1, 1)
-    return torch.where(r == 1, y, (y - b) * r + b * (r != 0)), count > 0
+    return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1) * ((r != 0).to(r.dtype) - r), y, r), count > 0

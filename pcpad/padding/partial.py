@@ -23,8 +23,8 @@ def rescale_border(
 ) -> Tensor:
     """Turn the output of a zero-padded convolution into that of partial padding.
 
-    Computes ``(y - bias) * r + bias`` with ``r = (K / n) ** power`` where a window leaves the image, 0 where it
-    sees no pixel, and returns `y` itself, bit for bit, everywhere else.
+    Computes ``(y - bias) * r + bias`` as ``y * r + bias * (1 - r)``, in one pass over y, with ``r = (K / n) ** power``
+    where a window leaves the image, 0 where it sees no pixel, and the values of `y` everywhere else.
 
     Args:
         y: ``(N, C', H', W')`` or ``(C', H', W')``, bias included; any floating or complex dtype.
@@ -48,8 +48,7 @@ def rescale_border(
     r = make(size, kernel_size, stride, dilation, pads, power, y.dtype, y.device)
     if bias is None:
         return y * r  # times 1 changes no bit, and times 0 only meets the 0 of a window without taps
-    b = bias.to(y.dtype).view(-1, 1, 1)
-    return torch.where(r == 1, y, (y - b) * r + b * (r != 0))
+    return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1) * ((r != 0).to(r.dtype) - r), y, r)
 
 
 def sole_input(args: tuple, kwargs: dict) -> Tensor:
