@@ -20,7 +20,7 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
     there = ["--device", device]
     if device == "cpu":
         most = ["--network", "resnet50", "mobilenet_v2", "convnext_tiny", "efficientnet_b0"]
-        found = [("padding", [*there, *most, "--work", "inference", "--repeats", "15"])]
+        found = [("padding", [*there, *most, "--work", "inference", "--repeats", "21"])]
         found += [("padding", [*there, *most, "--work", "training"])]
         found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "5"])]
         found += [("padding", [*there, *FEW, "--amp"])]

@@ -65,7 +65,7 @@ class Assemble(torch.autograd.Function):
         row, col = ctx.grid[0]
         of_x = grad[..., row.into, col.into].clone(memory_format=layout(grad))
         for row, col in ctx.grid[1:]:
-            of_x[..., row.source, col.source] += turned(grad[..., row.into, col.into], row, col)
+            of_x[..., row.source, col.source].add_(turned(grad[..., row.into, col.into], row, col))
         return of_x, None, None
 
 

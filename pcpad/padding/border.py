@@ -97,7 +97,7 @@ class Rescale(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_y = grad.clone()  # the gradient itself may be that of a residual branch too
             for rows, cols, ratio, _ in ctx.where:
-                of_y[..., rows, cols] *= ratio
+                of_y[..., rows, cols].mul_(ratio)  # and not *=, which copies the strip onto itself
         if ctx.needs_input_grad[1]:
             dtype, dims = ctx.bias
             axes = (-2, -1) if dims == 3 else (0, -2, -1)
