@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from pcpad.padding.coverage import Pads
 
@@ -41,8 +42,10 @@ def turned(x: Tensor, row: Part, col: Part) -> Tensor:
 
 
 def layout(x: Tensor) -> torch.memory_format:
-    """The memory format of an image."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    """The memory format of an image; the default inside of `torch.func`, whose tensors do not tell."""
+    if x.dim() != 4 or not (torch.compiler.is_compiling() or peek_interpreter_stack() is None):
+        return torch.contiguous_format
+    last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 

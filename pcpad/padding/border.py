@@ -1,4 +1,4 @@
-"""The border of a convolution's output, rescaled in place: most of a map has the ratio 1 and is not touched."""
+"""A convolution's output times a ratio, its bias left as it is: all of it, or in place its border, where it is not 1."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcpad.padding.blocks import layout
 from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
 from pcpad.padding.eager import eager
 
@@ -47,31 +48,40 @@ def whole(taps: Tensor, kernel: int) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (len(taps), len(taps))
 
 
-def may_change(y: Tensor, x: Tensor) -> bool:
+def rescaled(y: Tensor, bias: Tensor | None, r: Tensor) -> Tensor:
+    """``(y - bias) * r + bias``, 0 where r is 0, as ``y * r + bias * (1 - r)``: one pass over y, in its memory format.
+
+    Args:
+        y: ``(N, C', H', W')`` or ``(C', H', W')``; 0 less its bias where r is 0. bias: ``(C',)`` or None, any dtype.
+        r: ``(H', W')`` or as many axes as y; of y's dtype.
+    """
+    if bias is None:
+        return y * r  # times 1 changes no bit, and times 0 only meets the 0 of a window without taps
+    rest = bias.to(y.dtype).view(-1, 1, 1) * ((r != 0).to(r.dtype) - r)
+    rest = rest[None] if rest.dim() < y.dim() else rest
+    return torch.addcmul(rest.contiguous(memory_format=layout(y)), y, r)
+
+
+def may_change(y: Tensor, x: Tensor, bias: Tensor | None) -> bool:
     """Whether a convolution's output may be changed in place, and whether that is worth while.
 
-    It may where y is a convolution's own result, which nothing but its reader holds, and nobody traces, transforms or
-    differentiates forwards. On a GPU the strips would cost more starts of kernels than they save.
+    It may where nothing but its reader holds y, and nobody traces, transforms or differentiates. With a gradient the
+    incoming one, which may be that of a residual branch too, would have to be copied, and nothing is gained. On a GPU
+    the strips would cost more starts of kernels than they save.
     """
     if not eager(x) or type(y) is not Tensor or y is x or y.device.type != "cpu":
         return False
-    return y.grad_fn is None or y.grad_fn.name().startswith(("ConvolutionBackward", "ThnnConv", "MkldnnConv"))
+    return not (y.requires_grad or (bias is not None and bias.requires_grad and torch.is_grad_enabled()))
 
 
 def rescale(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
-    """`y` itself, its strips times ratio plus bias * rest; a gradient that comes back is not changed in place.
+    """`y` itself, its strips times ratio plus bias * rest.
 
     Args:
         y: ``(N, C', H', W')`` or ``(C', H', W')``, of which `may_change` holds.
         bias: ``(C',)`` or None, any dtype.
     """
-    if not y.requires_grad and (bias is None or not bias.requires_grad or not torch.is_grad_enabled()):
-        return change(y, None if bias is None else bias.to(y.dtype).view(-1, 1, 1), where)
-    return Rescale.apply(y, bias, where)
-
-
-def change(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
-    """`rescale` for autograd not to see; `bias` is ``(C', 1, 1)`` and of y's dtype, or None."""
+    bias = None if bias is None else bias.to(y.dtype).view(-1, 1, 1)
     for rows, cols, ratio, rest in where:
         part = y[..., rows, cols]
         if bias is None:
@@ -79,28 +89,3 @@ def change(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
         else:
             torch.addcmul(bias * rest, part, ratio, out=part)
     return y
-
-
-class Rescale(torch.autograd.Function):
-    """`rescale` with its gradient; that can be differentiated again."""
-
-    @staticmethod
-    def forward(ctx, y, bias, where):
-        ctx.mark_dirty(y)
-        ctx.where = where
-        ctx.bias = None if bias is None else (bias.dtype, y.dim())
-        return change(y, None if bias is None else bias.to(y.dtype).view(-1, 1, 1), where)
-
-    @staticmethod
-    def backward(ctx, grad):
-        of_y = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_y = grad.clone()  # the gradient itself may be that of a residual branch too
-            for rows, cols, ratio, _ in ctx.where:
-                of_y[..., rows, cols].mul_(ratio)  # and not *=, which copies the strip onto itself
-        if ctx.needs_input_grad[1]:
-            dtype, dims = ctx.bias
-            axes = (-2, -1) if dims == 3 else (0, -2, -1)
-            parts = ((grad[..., rows, cols] * rest).sum(axes) for rows, cols, _, rest in ctx.where)
-            of_bias = sum(parts).to(dtype)
-        return of_y, of_bias, None

@@ -27,11 +27,18 @@ class Filler:
 
 
 def by_torch(mode: str) -> Callable[[Tensor, Pads], Tensor]:
-    """``F.pad`` with one of its modes."""
+    """``F.pad`` with one of its modes, in the image's dtype.
+
+    Autocast on a CPU would compute padding in float32, so that a bfloat16 image is converted there and back.
+    """
 
     def pad(x: Tensor, pads: Pads) -> Tensor:
         top, bottom, left, right = pads
-        return F.pad(x, (left, right, top, bottom), mode=mode)
+        sides = (left, right, top, bottom)
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return F.pad(x, sides, mode=mode)
+        return F.pad(x, sides, mode=mode)
 
     return pad
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcpad.padding.border import rescaled
 from pcpad.padding.coverage import Pads
 from pcpad.padding.debug import may_read
 
@@ -107,6 +108,4 @@ def rescale_known(
     if mask.shape[-3] > 1:
         repeats = y.shape[-3] // groups
         r, count = r.repeat_interleave(repeats, -3), count.repeat_interleave(repeats, -3)
-    if bias is None:
-        return y * r, count > 0
-    return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1) * ((r != 0).to(r.dtype) - r), y, r), count > 0
+    return rescaled(y, bias, r), count > 0

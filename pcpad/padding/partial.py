@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from pcpad.padding.border import may_change, rescale, strips
+from pcpad.padding.border import may_change, rescale, rescaled, strips
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
 from pcpad.padding.eager import eager
 from pcpad.padding.holes import check_mask, rescale_known, select
@@ -46,9 +46,7 @@ def rescale_border(
     if torch.jit.is_tracing():
         size = (int(size[0]), int(size[1]))
     r = make(size, kernel_size, stride, dilation, pads, power, y.dtype, y.device)
-    if bias is None:
-        return y * r  # times 1 changes no bit, and times 0 only meets the 0 of a window without taps
-    return torch.addcmul(bias.to(y.dtype).view(-1, 1, 1) * ((r != 0).to(r.dtype) - r), y, r)
+    return rescaled(y, bias, r)
 
 
 def sole_input(args: tuple, kwargs: dict) -> Tensor:
@@ -87,7 +85,7 @@ class PartialPadding:
             return rescale_known(y, mask, self.bias, *geometry)
         if not any(pads) and not has_torch_function_unary(x):
             return y
-        if may_change(y, x):
+        if may_change(y, x, self.bias):
             size = (x.shape[-2], x.shape[-1])
             where = strips(size, kernel_size, stride, dilation, pads, self.pcpad_power, y.dtype, y.device)
             return rescale(y, self.bias, where)
