@@ -1,4 +1,4 @@
-"""A convolution's output times a ratio, its bias left as it is: all of it, or in place its border, where it is not 1."""
+"""The output of a convolution times a ratio, its bias left as it is; or its border alone, in place: r is 1 elsewhere."""
 
 from functools import lru_cache
 from typing import NamedTuple
