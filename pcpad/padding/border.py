@@ -1,4 +1,4 @@
-"""The output of a convolution times a ratio, its bias left as it is; or its border alone, in place: r is 1 elsewhere."""
+"""The output of a convolution times a ratio, its bias left as it is: all of it, or in place its border alone."""
 
 from functools import lru_cache
 from typing import NamedTuple
