@@ -64,6 +64,11 @@ def same_pads(
     return tuple(pads)
 
 
+def num_windows(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
+    """Length of a convolution's output along one axis; arguments as of `tap_counts`."""
+    return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+
 def tap_counts(size: int, kernel: int, stride: int, dilation: int, before: int, after: int, device=None) -> Tensor:
     """Number of taps of each window that lie inside the image, along one axis.
 
@@ -79,7 +84,7 @@ def tap_counts(size: int, kernel: int, stride: int, dilation: int, before: int, 
     Raises:
         ValueError: the padded image is shorter than the window.
     """
-    out = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+    out = num_windows(size, kernel, stride, dilation, before, after)
     if not torch.compiler.is_compiling() and out < 1:
         raise ValueError(
             f"a window of {dilation * (kernel - 1) + 1} pixels does not fit into {size} pixels "

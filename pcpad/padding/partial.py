@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
 from pcpad.padding.border import may_change, rescale, rescaled, strips
-from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, pair, ratio
+from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, num_windows, pair, ratio
 from pcpad.padding.eager import eager
 from pcpad.padding.holes import check_mask, rescale_known, select
 
@@ -57,6 +57,22 @@ def sole_input(args: tuple, kwargs: dict) -> Tensor:
     return given[0]
 
 
+def check_pads(conv: nn.Conv2d, x: Tensor, y: Tensor, pads: Pads) -> None:
+    """Raise ValueError where the pads that a class is said to use would make a map of another size than its own."""
+    if not eager(x):
+        return
+    size = [pair(values) for values in (conv.kernel_size, conv.stride, conv.dilation)]
+    own, made = tuple(y.shape[-2:]), []
+    for axis in (0, 1):
+        made.append(num_windows(x.shape[axis - 2], *(values[axis] for values in size), *pads[2 * axis : 2 * axis + 2]))
+    if own != tuple(made):
+        raise ValueError(
+            f"pads of {type(conv).__bases__[-1].__qualname__}: {pads} at an input of {x.shape[-2]}x{x.shape[-1]} would "
+            f"make a map of {made[0]}x{made[1]}, and its own is {own[0]}x{own[1]}; the function of pads that "
+            "pcpad.register_conv was given is not how this class pads"
+        )
+
+
 class PartialPadding:
     """What partial padding adds to a convolution class: placed before it in a class's bases.
 
@@ -79,6 +95,7 @@ class PartialPadding:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
             pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
+            check_pads(self, x, y, pads)
         kernel_size, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
         if mask is not None:
             geometry = (self.in_channels, kernel_size, stride, dilation, pads, self.groups, self.pcpad_power)

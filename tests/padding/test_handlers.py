@@ -229,6 +229,18 @@ def test_pads_that_are_none_are_named():
         pcpad.convert(Odd(3, 4, 3), "partial")
 
 
+def test_pads_of_another_size_are_named():
+    class Wide(Gated):
+        pass
+
+    pcpad.register_conv(Wide, pads=lambda conv, height, width: (2, 2, 1, 1))
+    conv = Wide(3, 4, 3, padding=1)
+    pcpad.convert(conv, "partial")
+    message = r"pads of .*Wide: \(2, 2, 1, 1\) at an input of 7x8 would make a map of 9x8, and its own is 7x6"
+    with pytest.raises(ValueError, match=message):
+        conv(torch.zeros(1, 3, 7, 8))
+
+
 def test_registering_twice_or_nonsense_is_an_error(registered):
     with pytest.raises(ValueError, match=r"Gated is known to pcpad already"):
         pcpad.register_conv(registered)
