@@ -39,19 +39,15 @@ def write(folder: Path) -> None:
 
 
 def commands() -> str:
-    """Every command: what it does, and a table of its options."""
+    """Every command: what it does, and a list of its options, which also fits a narrow screen."""
     parts = []
     for command, does in COMMANDS.items():
         parts += [f"## pcpad {command}", f"{does[0].upper()}{does[1:]}."]
         if command in SAME:
             parts.append(f"Its options are those of `pcpad {SAME[command]}`.")
             continue
-        rows = ["| option | default | meaning |", "|---|---|---|"]
-        rows += [
-            f"| `--{name}` | {shown(default)} | {escape(meaning)} |"
-            for name, default, meaning in options(SETTINGS[command])
-        ]
-        parts.append("\n".join(rows))
+        for name, default, meaning in options(SETTINGS[command]):
+            parts.append(f"`--{name}`{shown(default)}\n: {escape(meaning)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,18 +74,18 @@ def docstrings(kind: type) -> dict[str, str]:
 
 
 def shown(default) -> str:
-    """A default value for a table's cell."""
+    """A default value behind an option's name."""
     if default is None:
         return ""
     if isinstance(default, bool):
         default = str(default).lower()
     if isinstance(default, tuple):
         default = list(default)
-    return f"`{default}`"
+    return f" `{default}`"
 
 
 def escape(text: str) -> str:
-    """Text for a table's cell."""
+    """Text for Markdown, a table's cell too."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -62,7 +62,7 @@ def test_every_command_is_explained():
     text = reference.commands()
     for command, kind in reference.SETTINGS.items():
         part = text.partition(f"## pcpad {command}\n")[2].partition("\n## ")[0]
-        named = re.findall(r"^\| `--([\w.]+)` \| [^|]*\| (.+) \|$", part, re.MULTILINE)
+        named = re.findall(r"^`--([\w.]+)`.*\n: (.+)$", part, re.MULTILINE)
         assert [name for name, _ in named] == list(option_names(kind)), command
         assert all(len(meaning) > 8 for _, meaning in named)
 
