@@ -86,7 +86,7 @@ test-soak: $(READY) ## kill a run of two processes 30 times, damage its checkpoi
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU
 	@$(PY) -m pytest -m gpu -q $(ARGS)
 
-bench: $(READY) ## measure what paddings, loaders and training loops cost on this CPU (an hour; DATA=/path of JPEGs); nothing else may run
+bench: $(READY) ## what paddings, loaders and training loops cost on this CPU, in an hour; DATA=/path of photographs
 	@$(PY) experiments/benchmarks/everything.py --device cpu $(call option,DATA,--data) $(ARGS)
 
 bench-gpu: $(READY) ## the same on an NVIDIA GPU
