@@ -66,7 +66,7 @@ class Assemble(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         row, col = ctx.grid[0]
-        of_x = grad[..., row.into, col.into].clone(memory_format=layout(grad))
+        of_x = grad[..., row.into, col.into].clone()  # in the gradient's memory format
         for row, col in ctx.grid[1:]:
             of_x[..., row.source, col.source].add_(turned(grad[..., row.into, col.into], row, col))
         return of_x, None, None

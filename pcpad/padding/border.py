@@ -30,10 +30,12 @@ class Strip(NamedTuple):
 def strips(size, kernel_size, stride, dilation, pads: Pads, power, dtype, device) -> tuple[Strip, ...]:
     """Strips that cover the windows which leave the image, each window once; arguments as of `coverage.ratio`."""
     ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
-    (top, bottom), (left, right) = (
-        whole(tap_counts(size[i], kernel_size[i], stride[i], dilation[i], *pads[2 * i : 2 * i + 2]), kernel_size[i])
-        for i in (0, 1)
-    )
+    found = []
+    for axis in (0, 1):
+        sides = pads[2 * axis : 2 * axis + 2]
+        taps = tap_counts(size[axis], kernel_size[axis], stride[axis], dilation[axis], *sides, device="cpu")
+        found.append(whole(taps, kernel_size[axis]))
+    (top, bottom), (left, right) = found
     inner = slice(top, bottom)
     places = [(slice(0, top), slice(None)), (slice(bottom, None), slice(None)), (inner, slice(0, left))]
     places.append((inner, slice(right, None)))

@@ -169,6 +169,7 @@ def derive(behaviour: type | None, conv_class: type) -> type:
         "pcpad_behaviour": behaviour,
         "pcpad_pads": handler.pads,
         "pcpad_weight": handler.weight,
+        "pcpad_fresh": conv_class not in REGISTERED,
     }
     return type(behaviour.__name__.removesuffix("Padding") + conv_class.__name__, (behaviour, conv_class), body)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.padding.border import may_change
+from pcpad.padding.border import may_change, strips
 from pcpad.padding.filled import fill
 from tests.padding import oracle
 
@@ -104,6 +104,41 @@ def test_what_may_be_changed_in_place():
         assert may_change(torch.randn(1, 2, 5, 5), x, bias)
     with torch.inference_mode():
         assert may_change(torch.randn(1, 2, 5, 5), x, bias)
+
+
+@pytest.mark.parametrize("mode", ["partial", "circular", "symmetric"])
+def test_many_gradients_at_once(mode):
+    """`is_grads_batched`, and by it a vectorized jacobian, brings tensors that do not tell their memory format."""
+    conv = nn.Conv2d(2, 2, 3, padding=1).double()
+    pcpad.convert(conv, mode)
+    x = torch.randn(1, 2, 4, 4).double()
+    one, many = (torch.autograd.functional.jacobian(conv, x, vectorize=vectorize) for vectorize in (False, True))
+    torch.testing.assert_close(one, many)
+
+
+def test_a_class_of_the_users_may_keep_its_output():
+    class Keeps(nn.Conv2d):
+        def forward(self, x):
+            self.kept = super().forward(x)
+            return self.kept
+
+    pcpad.register_conv(Keeps)
+    conv, x = Keeps(2, 2, 3, padding=1), torch.randn(1, 2, 5, 5)
+    with torch.no_grad():
+        plain = conv(x)
+        pcpad.convert(conv, "partial")
+        y = conv(x)
+        assert torch.equal(conv.kept, plain)
+        assert not torch.equal(y, plain)
+
+
+def test_under_another_default_device():
+    conv, x = pcpad.PartialConv2d(2, 2, 3, padding=1), torch.randn(1, 2, 9, 11)
+    with torch.no_grad():
+        wanted = conv(x + 1)
+        strips.cache_clear()
+        with torch.device("meta"):
+            assert torch.equal(conv(x + 1), wanted)
 
 
 def test_frozen_layers_and_gradients_of_the_input():
