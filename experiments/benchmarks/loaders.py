@@ -11,6 +11,7 @@ first batches. Writes loaders-<device>.json.
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -164,7 +165,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     found: dict[str, list[float]] = {name: [] for name in options.ways}
     order, arguments = list(options.ways), sys.argv[1:] if argv is None else argv
+    rng = random.Random(0)
     for repeat in range(options.repeats):
+        rng.shuffle(order)
         for name in order:
             if options.cold:
                 os.sync()
@@ -173,7 +176,6 @@ def main(argv: list[str] | None = None) -> int:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{repeat}: {name:26} {found[name][-1]:7.0f} images/s", flush=True)
-        order = order[1:] + order[:1]
     seconds = {name: [1 / r for r in rates] for name, rates in found.items()}
     result = {
         "rates": {name: round(statistics.median(rates), 1) for name, rates in found.items()},

@@ -95,6 +95,11 @@ def work(net: nn.Module, x: Tensor, labels: Tensor, training: bool, amp: bool) -
     return step
 
 
+def allocated(device: torch.device) -> int:
+    """Bytes that are in use on a GPU; 0 elsewhere."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def measure(options: argparse.Namespace, name: str, doing: str, device: torch.device) -> dict:
     """All ways of one network at one work, in turn."""
     torch.manual_seed(0)
@@ -104,6 +109,7 @@ def measure(options: argparse.Namespace, name: str, doing: str, device: torch.de
     labels = torch.randint(1000, (options.batch,), device=device)
     ways, peaks = {}, {}
     for way in options.ways:
+        before = allocated(device)
         net = network(name, way, base)
         run = work(torch.compile(net) if options.compile else net, x, labels, doing == "training", options.amp)
         ways[way] = run
@@ -111,7 +117,7 @@ def measure(options: argparse.Namespace, name: str, doing: str, device: torch.de
             run()
             torch.cuda.reset_peak_memory_stats()
             run()
-            peaks[way] = torch.cuda.max_memory_allocated() / 2**20
+            peaks[way] = (torch.cuda.max_memory_allocated() - before) / 2**20  # without the ways before it
     seconds = timing.in_turn(ways, options.repeats, device, calls=options.calls)
     found = timing.ratios(seconds, "zeros")
     for way, ratio in found.items():

@@ -45,7 +45,7 @@ def padding(results: list[dict]) -> list[str]:
             if peaks:
                 ratios = [f"{peaks[way] / peaks['zeros']:.3f}" if way in peaks else "" for way in ways]
                 rows.append([f"{name}: peak memory", *ratios])
-        lines += [f"### {', '.join(kind)}", "", about(group[-1]), "", *table(["", *ways], rows), ""]
+        lines += [f"### {', '.join(kind)}", "", *dict.fromkeys(map(about, group)), "", *table(["", *ways], rows), ""]
     return lines
 
 

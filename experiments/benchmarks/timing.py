@@ -1,6 +1,7 @@
 """What the benchmarks share: several ways timed in turn, ratios of neighbours in time, and the facts beside them."""
 
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -16,15 +17,16 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of every way in every repetition.
 
-    In a repetition all ways run one after the other, and the next repetition begins with another one, so that a drift
-    of the machine falls on all of them.
+    In a repetition all ways run one after the other, in an order drawn anew, so that a drift of the machine, and what a
+    way leaves behind in the caches, falls on all of them.
 
     Args:
         warm: repetitions before those that count. calls: of a way in a repetition; the seconds are of one of them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    order = list(ways)
+    order, rng = list(ways), random.Random(0)
     for i in range(-warm, repeats):
+        rng.shuffle(order)
         for name in order:
             synchronise(device)
             start = time.perf_counter()
@@ -33,7 +35,6 @@ def in_turn(
             synchronise(device)
             if i >= 0:
                 seconds[name].append((time.perf_counter() - start) / calls)
-        order = order[1:] + order[:1]
     return seconds
 
 

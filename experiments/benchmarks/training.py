@@ -11,12 +11,13 @@ of matrices in the same time. Writes training-<device>.json.
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -95,7 +96,6 @@ def read_by(options: argparse.Namespace, name: str) -> Iterator:
 def run_pcpad(options: argparse.Namespace, net: nn.Module, stamps: Stamps) -> None:
     """pcpad's own loop, with its log and its progress line."""
     keep_freed_memory(options.device)
-    torch.backends.cudnn.benchmark = True
     settings = TrainSettings(
         model=options.model, padding="zeros", batch_size=options.batch, amp=options.amp, epochs=1, size=options.size
     )
@@ -142,6 +142,7 @@ def run_peer(options: argparse.Namespace, net: nn.Module, stamps: Stamps, way: s
 def one(options: argparse.Namespace, way: str) -> float:
     """Images per second of one loop, once."""
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True  # all three set it
     net = models.build(models.resolve(options.model), 1000).to(options.device)
     stamps = Stamps(options)
     if way == "pcpad":
@@ -174,13 +175,13 @@ def limit(options: argparse.Namespace) -> float:
 def compare(options: argparse.Namespace, arguments: list[str], source: str) -> dict:
     """All loops on one source of images."""
     found: dict[str, list[float]] = {way: [] for way in WAYS}
-    order: list[Callable] = list(WAYS)
+    order, rng = list(WAYS), random.Random(0)
     for _ in range(options.repeats):
+        rng.shuffle(order)
         for way in order:
             command = [sys.executable, "-W", "ignore", __file__, *arguments, "--one", way, "--images_from", source]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
-        order = order[1:] + order[:1]
     seconds = {way: [1 / rate for rate in rates] for way, rates in found.items()}
     ours = timing.ratios({"pcpad": seconds["pcpad"], **seconds}, "pcpad")
     for way in WAYS:

@@ -182,11 +182,11 @@ class TrainLoader:
             self._outputs = self._pipeline(self._graph)
         return self._epoch(done)
 
-    def _pipeline(self, graph: Callable[[], dict[str, DataNode]]) -> DALIGenericIterator:
+    def _pipeline(self, graph: Callable[[], dict[str, DataNode]], *epoch: int) -> DALIGenericIterator:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
         if self._transform.randaugment:
-            settings |= {"conditionals": True, "seed": seeds(self._seed, self._rank, *self._since)[2]}
+            settings |= {"conditionals": True, "seed": seeds(self._seed, self._rank, *self._since, *epoch)[2]}
         return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
 
     def _epoch(self, done: int) -> Iterator[Batch]:
@@ -232,7 +232,7 @@ class TrainLoader:
                 "index": index,
             }
 
-        self._outputs = self._pipeline(graph)
+        self._outputs = self._pipeline(graph, epoch)
         own, number = range(len(self._files)), self._shards.number
         batches = _batches(self._outputs, self._files, own, self._labels, self._device, self._progress, number)
         for batch in islice(batches, self.steps_per_epoch - done):

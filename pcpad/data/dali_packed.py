@@ -38,6 +38,7 @@ def read_packed(shards: Shards, order: Sequence[int] | None = None, **settings) 
         dtypes=[types.UINT8, types.INT32],
         missing_component_behavior="error",
         pad_last_batch=True,
+        dont_use_mmap=True,  # mapped, a file on a network is read page by page
         name="reader",
         **settings,
     )

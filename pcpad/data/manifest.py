@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pcpad.data.damage import DamagedImageError, check_image, head_size
-from pcpad.data.packed import is_packed, read_table
+from pcpad.data.packed import is_packed, place_of, read_table
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of an image's file name, in any case; other files are passed over (torchvision's list)."""
@@ -59,6 +59,17 @@ class Manifest:
     def files(self) -> list[str]:
         """Absolute path of each image."""
         return [os.path.join(self.root, path) for path in self.places or self.paths]
+
+    def take(self, rows: np.ndarray) -> "Manifest":
+        """Some of the images, in the order of `rows`."""
+        return Manifest(
+            root=self.root,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[rows],
+            sizes=self.sizes[rows],
+            times=self.times[rows],
+            places=self.places and tuple(self.places[row] for row in rows),
+        )
 
     @property
     def digest(self) -> str:
@@ -116,9 +127,19 @@ def list_images(root: Path, labels: dict[str, int]) -> Manifest:
 
 
 def list_packed(root: Path, labels: dict[str, int]) -> Manifest:
-    """`list_images` of a packed split: paths, labels and bytes are those of the tree that it was made of."""
-    table = [(i, row, labels.get(row.path.partition("/")[0])) for i, row in enumerate(read_table(root))]
-    table = [entry for entry in table if entry[2] is not None]
+    """`list_images` of a packed split: paths, labels, order and bytes are those of the tree that it was made of.
+
+    Raises:
+        ValueError: the folder's own path looks like that of an image in it.
+    """
+    if place_of(f"{root.resolve()}/"):
+        raise ValueError(f"{root.resolve()} has a name that packed images have: rename the folder")
+    by_class: dict[str, list] = {name: [] for name in labels}
+    for i, row in enumerate(read_table(root)):
+        name = row.path.partition("/")[0]
+        if name in by_class:
+            by_class[name].append((i, row, labels[name]))
+    table = [entry for entries in by_class.values() for entry in entries]
     changed = {tar: os.stat(root / tar).st_mtime_ns for tar in {row.tar for _, row, _ in table}}
     return Manifest(
         root=root.resolve(),
@@ -168,14 +189,7 @@ def leave_out(manifest: Manifest, file: Path) -> Manifest:
     if emptied:
         way = "repair some, or remove the class from every split"
         raise ValueError(f"{file} leaves no image of {shorten(emptied)}: {way}")
-    return Manifest(
-        root=manifest.root,
-        paths=tuple(path for path in manifest.paths if path not in out),
-        labels=manifest.labels[kept],
-        sizes=manifest.sizes[kept],
-        times=manifest.times[kept],
-        places=manifest.places and tuple(p for p, k in zip(manifest.places, kept, strict=True) if k),
-    )
+    return manifest.take(np.flatnonzero(kept))
 
 
 def check_images(manifest: Manifest, workers: int) -> int:

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from pcpad.config import PackSettings
-from pcpad.data.catalogue import SPLITS, locate, open_for_training
+from pcpad.data.catalogue import SPLITS, locate, refuse_flat
 from pcpad.data.cmyk import is_cmyk
 from pcpad.data.damage import open_rgb
-from pcpad.data.manifest import Manifest
+from pcpad.data.manifest import Manifest, class_folders, list_images
 from pcpad.data.packed import BLOCK, HEAD, TABLE, Row, index_text, is_packed, read_table, row_offset
 from pcpad.data.prepare import tree
 from pcpad.progress import Progress, say
 
+PLAN = ".plan.json"
+"""What a split under way is made of; gone when it is in its place."""
 ORDER = 20180828
 """Seed of the order in which training images are packed: neighbours in a tar file are of any class."""
 
@@ -33,23 +35,23 @@ def pack(settings: PackSettings) -> None:
     title, root = locate(settings.data)
     if is_packed(root / "train"):
         raise ValueError(f"--data {settings.data} is packed already")
-    data, out = open_for_training(settings.data), Path(settings.out).expanduser()
-    facts = tree.read_facts(out / tree.MARKER)
-    if facts is not None:
-        refuse_other(out, facts, data)
+    if (root / "val").is_dir():
+        refuse_flat(root, settings.data)
+    splits, out = {name: listed(root / name) for name in SPLITS}, Path(settings.out).expanduser()
+    there = splits_there(out, splits)
+    if len(there) == len(SPLITS) and tree.read_facts(out / tree.MARKER):
+        shutil.rmtree(out / tree.PARTIAL, ignore_errors=True)
         say(f"{out} holds {title} whole, packed: DATA={out}")
         return
-    check_empty(out)
-    splits = {"train": data.train, "val": data.val}
     with tree.building(out, tree.PACK + title) as work:
-        for name, images in splits.items():
-            if not is_packed(out / name):  # else moved there by an earlier start
-                pack_split(images, work / name, settings)
-                os.rename(work / name, out / name)
-        about = {name: {"images": len(images), "digest": images.digest} for name, images in splits.items()}
-        tree.write_json(
-            out / tree.MARKER, {"name": title, "root": str(out.resolve()), "splits": about, "packed_from": str(root)}
-        )
+        for name in [name for name in SPLITS if name not in there]:
+            pack_split(splits[name], work / name, settings)
+        for name in [name for name in SPLITS if name not in there]:
+            os.rename(work / name, out / name)
+            (out / name / PLAN).unlink()
+        facts = tree.describe({name: out / name for name in SPLITS})
+        about = {"name": title, "root": str(out.resolve()), "splits": facts, "packed_from": str(root)}
+        tree.write_json(out / tree.MARKER, about)
         shutil.rmtree(work)
     replaced = sum(row.stored != row.size for name in SPLITS for row in read_table(out / name))
     counts = ", ".join(f"{len(images):,} {name}" for name, images in splits.items())
@@ -57,21 +59,28 @@ def pack(settings: PackSettings) -> None:
     say(f"{title} is packed: {counts} images in {out}{more}: DATA={out}")
 
 
-def refuse_other(out: Path, facts: dict, data) -> None:
-    """Raise ValueError where `out` holds other images than these."""
-    for name in SPLITS:
-        images = getattr(data, name)
-        if facts["splits"].get(name, {}).get("digest") != images.digest or not is_packed(out / name):
-            raise ValueError(f"--out {out} holds other images ({facts['name']}): choose a new or an empty folder")
+def listed(folder: Path) -> Manifest:
+    """The images of a split, labelled by its own class folders."""
+    return list_images(folder, {name: label for label, name in enumerate(class_folders(folder))})
 
 
-def check_empty(out: Path) -> None:
-    """Raise ValueError where a folder holds what this command has not made."""
+def splits_there(out: Path, splits: dict[str, Manifest]) -> list[str]:
+    """The splits that an earlier start has packed whole.
+
+    Raises:
+        ValueError: `out` holds what this command has not made, or has made of other images.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is no folder")
     held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    if held and tree.PARTIAL not in held:
-        raise ValueError(f"--out {out} is not empty ({held[0]}): choose a new or an empty folder")
+    packed = [name for name in SPLITS if name in held and is_packed(out / name)]
+    strange = [name for name in held if name not in (*packed, tree.PARTIAL, tree.MARKER)]
+    if strange or (tree.MARKER in held and not packed):
+        raise ValueError(f"--out {out} is not empty ({(strange or held)[0]}): choose a new or an empty folder")
+    for name in packed:
+        if listed(out / name).digest != splits[name].digest:
+            raise ValueError(f"--out {out} holds other images in {name}: choose a new or an empty folder")
+    return packed
 
 
 def pack_split(images: Manifest, folder: Path, settings: PackSettings) -> None:
@@ -82,11 +91,11 @@ def pack_split(images: Manifest, folder: Path, settings: PackSettings) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"digest": images.digest, "tar_mb": settings.tar_mb}
-    noted = folder / ".plan.json"
+    noted = folder / PLAN
     if noted.is_file() and json.loads(noted.read_text()) != plan:
         raise ValueError(
             f"{folder} was begun with other images or another --tar_mb ({noted.read_text().strip()}, now "
-            f"{json.dumps(plan)}): remove {folder.parent} to begin anew"
+            f"{json.dumps(plan)}): choose another folder, or remove {folder.parents[1]} to begin anew"
         )
     tree.write_json(noted, plan)
     parts = divided(images, folder.name == "train", settings.tar_mb * 2**20)
@@ -105,7 +114,6 @@ def pack_split(images: Manifest, folder: Path, settings: PackSettings) -> None:
     finally:
         bar.close()
     write_table(folder / TABLE, table)
-    noted.unlink()
 
 
 def divided(images: Manifest, shuffle: bool, most: int) -> list[np.ndarray]:
@@ -131,8 +139,9 @@ def write_tar(file: Path, rows: np.ndarray, images: Manifest, files: list[str]) 
             assert tar.offset + BLOCK == row_offset(*made[-1][2:])
             add(tar, f"{row:08d}.row", np.int32(row).tobytes())
     index.write_text(index_text(made))
-    with open(part, "rb") as written:
-        os.fsync(written.fileno())
+    for written in (index, part):
+        with open(written, "rb") as file_:
+            os.fsync(file_.fileno())
     os.replace(part, file)
     return [entry[1:] for entry in made]
 

@@ -1,9 +1,9 @@
 """The packed form of a split: its images in a few tar files that are read from front to back (WebDataset).
 
 A split's folder holds ``00000.tar``, ``00001.tar``, ..., each with DALI's index ``00000.idx`` beside it, and
-``images.csv``, the table of the images in the order of the tree they come from. A tar file has two members an image:
-``00000042.jpeg``, the file's bytes, and ``00000042.row``, its row of the table as an int32. An image goes by a path
-that says where its bytes are: ``00000.tar@42:512+110233/n01440764/n01440764_10026.JPEG``.
+``pcpad-packed.csv``, the table of the images in the order of the tree they come from. For each a tar file has two
+members: ``00000042.jpeg``, the file's bytes, and ``00000042.row``, its row of the table as an int32. An image goes by a
+path that says where its bytes are: ``00000.tar@42:512+110233/n01440764/n01440764_10026.JPEG``.
 """
 
 import csv
@@ -19,12 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-TABLE = "images.csv"
+TABLE = "pcpad-packed.csv"
 HEAD = ["path", "bytes", "tar", "offset", "stored"]
 BLOCK = 512
 """Bytes that a member of a tar file, and its header, are a multiple of."""
 PLACE = re.compile(r"\.tar@(\d+):(\d+)\+(\d+)/")
 COMPONENTS = ("img", "row")
+PART = 1000
+"""Images that are read one after the other at least, where a tar file has as many."""
+MOST_PARTS = 500
+"""DALI holds a file open for each part, and a process may have 1,024."""
 
 
 class Place(NamedTuple):
@@ -78,11 +82,16 @@ def read_table(root: Path) -> tuple[Row, ...]:
 
 @lru_cache(maxsize=4)
 def _read_table(file: Path, _changed: int) -> tuple[Row, ...]:
-    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        rows = csv.reader(lines)
-        if next(rows, None) != HEAD:
-            raise ValueError(f"{file} is no table of a packed split: pack the data set anew")
-        return tuple(Row(path, int(size), tar, int(offset), int(stored)) for path, size, tar, offset, stored in rows)
+    try:
+        with open(file, newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            rows = csv.reader(lines)
+            if next(rows, None) != HEAD:
+                raise ValueError("its first line is another")
+            return tuple(
+                Row(path, int(size), tar, int(offset), int(stored)) for path, size, tar, offset, stored in rows
+            )
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{file} is no table of a packed split ({error}): pack the data set anew") from None
 
 
 def place_of(path: str) -> Place | None:
@@ -124,8 +133,10 @@ def row_offset(offset: int, size: int) -> int:
 class Shards:
     """Indexes for DALI of a part of a packed split, in a temporary folder that lives as long as this.
 
+    A large tar file is divided, so that a random order of parts is one of images too.
+
     Attributes:
-        tars, indexes: paths of the tar files that hold any of the images, and of an index of these for each.
+        tars, indexes: for each part the path of its tar file, and of an index of the wanted images in it.
         number: of a row of the table, the position in the list of files; -1 for another image. int64 ``(rows,)``.
     """
 
@@ -145,12 +156,16 @@ class Shards:
         self.number[rows] = np.asarray(wanted, np.int64)
         folder = tempfile.mkdtemp(prefix="pcpad-index-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.tars, self.indexes = sorted(by_tar), []
-        for i, tar in enumerate(self.tars):
-            index = Path(folder, f"{i:05d}.idx")
+        self.tars, self.indexes = [], []
+        most = max(PART, -(-len(wanted) // MOST_PARTS))
+        for tar in sorted(by_tar):
             places = sorted(by_tar[tar], key=lambda place: place.offset)
-            index.write_text(index_text([(COMPONENTS[0], place.row, place.offset, place.size) for place in places]))
-            self.indexes.append(str(index))
+            for part in np.array_split(np.arange(len(places)), -(-len(places) // most)):
+                index = Path(folder, f"{len(self.tars):05d}.idx")
+                images = [(COMPONENTS[0], places[i].row, places[i].offset, places[i].size) for i in part]
+                index.write_text(index_text(images))
+                self.tars.append(tar)
+                self.indexes.append(str(index))
 
 
 def index_text(images: Sequence[tuple[str, int, int, int]]) -> str:

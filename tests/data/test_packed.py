@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from pcpad import cli
 from pcpad.config import PackSettings
 from pcpad.data import pack as packing
 from pcpad.data.catalogue import open_for_evaluation, open_for_training
-from pcpad.data.damage import DamagedImageError
+from pcpad.data.damage import DamagedImageError, open_rgb
 from pcpad.data.manifest import leave_out
 from pcpad.data.native import NativeTransform
-from pcpad.data.packed import PLACE, Shards
+from pcpad.data.packed import PLACE, TABLE, Shards
+from pcpad.evaluation.border.images import open_images
 from tests.data.conftest import encode, kinds, picture
-from tests.data.made import MEAN, STD, eval_loader, same, train_loader
+from tests.data.made import MEAN, STD, eval_loader, same, train_loader, train_transform
 
 PER_CLASS = {"train": 22, "val": 5}
 
@@ -143,6 +145,7 @@ def test_torchvisions_loader_trains_alike(torchvision, tree, packed):
 def test_dali_trains_front_to_back_through_a_buffer(dali, packed, monkeypatch):
     """Every image at most once an epoch, other orders in other epochs, ranks apart, the right label and image."""
     monkeypatch.setattr(dali, "BUFFER", 8)
+    monkeypatch.setattr("pcpad.data.packed.PART", 10)
     images = open_for_training(str(packed)).train
     loader = train_loader(dali, images.files, labels=images.labels, batch_size=8)
     orders = []
@@ -154,12 +157,29 @@ def test_dali_trains_front_to_back_through_a_buffer(dali, packed, monkeypatch):
     assert orders[0] != orders[1] != orders[2]
     table = [PLACE.search(file) for file in images.files]
     starts = [images.files[i].partition("@")[0][-9:] for i in orders[0][:8]]
-    assert len(set(starts)) <= 2  # what comes first is out of the first tar file, or out of the next
+    assert len(set(starts)) <= 2  # what comes first is out of one part of a tar file, or out of the next
+    assert len(Shards(images.files, range(66)).tars) > 6
     assert all(table)
     ranks = [train_loader(dali, images.files, labels=images.labels, batch_size=8, rank=r, world=2) for r in (0, 1)]
     for epoch in range(2):
         seen = [i for rank in ranks for batch in rank.epoch(epoch) for i in batch.index.tolist()]
         assert len(set(seen)) == len(seen) == 64
+
+
+def test_randaugment_differs_between_epochs(dali, tmp_path):
+    """One picture in every file, nothing cropped: only the operations can tell two epochs apart."""
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "tree" / split / name).mkdir(parents=True)
+            for i in range(8):
+                Image.fromarray(picture(40, 40)).save(tmp_path / "tree" / split / name / f"{i}.png")
+    packing.pack(PackSettings(data=str(tmp_path / "tree"), out=str(tmp_path / "packed")))
+    images = open_for_training(str(tmp_path / "packed")).train
+    transform = replace(train_transform(32, scale=(1.0, 1.0)), ratio=(1.0, 1.0), hflip=0.0, randaugment=2)
+    loader = train_loader(dali, images.files, transform, batch_size=8)
+    first, second = (torch.cat([batch.images for batch in loader.epoch(epoch)]) for epoch in (0, 1))
+    same_place = sum(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert same_place <= 4  # of 16; operations may be alike by chance
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 8])
@@ -221,9 +241,18 @@ def test_a_broken_packing_is_not_taken_for_whole_and_goes_on(tree, packed, tmp_p
     with pytest.raises(ValueError, match=r"begun with other images or another --tar_mb"):
         packing.pack(PackSettings(data=str(tree), out=str(out), tar_mb=2))
     rename = packing.os.rename
-    monkeypatch.setattr(packing.os, "rename", lambda a, b: rename(a, b) if b.name == "train" else calls.pos())
-    with pytest.raises(AttributeError):  # killed between the splits
+    monkeypatch.setattr(packing.os, "rename", lambda a, b: rename(a, b) if b.name != "val" else calls.pos())
+    with pytest.raises(AttributeError):  # stopped between the splits
         packing.pack(settings)
+    monkeypatch.setattr(packing.os, "rename", rename)
+    monkeypatch.setattr(packing.tree, "describe", lambda *_: calls.pos())
+    with pytest.raises(AttributeError):  # stopped before the mark
+        packing.pack(settings)
+    other = tmp_path / "pictures"  # of the same name
+    shutil.copytree(tree, other)
+    (other / "train" / "a" / "00.x0.JPEG").unlink()
+    with pytest.raises(ValueError, match="holds other images in train"):
+        packing.pack(PackSettings(data=str(other), out=str(out), tar_mb=1))
     monkeypatch.undo()
     packing.pack(settings)
     for split in ("train", "val"):
@@ -248,7 +277,7 @@ def test_mistakes(tree, packed, tmp_path, capsys):
         (["--data", str(tree)], "say where the packed form goes: pcpad data pack --data DATA --out DIR"),
         (["--data", str(tree), "--out", str(tmp_path / "full")], "is not empty (file): choose a new or an empty"),
         (["--data", str(packed), "--out", str(tmp_path / "new")], "is packed already"),
-        (["--data", str(other), "--out", str(packed)], "holds other images (pictures): choose"),
+        (["--data", str(other), "--out", str(packed)], "holds other images in train: choose a new or an empty folder"),
         (["--data", str(tree), "--out", str(tmp_path / "new"), "--tar_mb", "0"], "tar_mb"),
     ]:
         assert cli.main(["data", "pack", *arguments]) in (1, 2)
@@ -256,6 +285,23 @@ def test_mistakes(tree, packed, tmp_path, capsys):
         assert message in error or not arguments
         assert "Traceback" not in error
     assert not (tmp_path / "new").exists()
+
+
+def test_images_without_labels(packed):
+    """Another number of classes than the model's: for the border, images are drawn without labels."""
+    chosen = open_images(str(packed), 1000, None, 7, 0)
+    assert chosen.unlabelled
+    assert len(chosen.manifest) == 7
+    assert all(open_rgb(file).size[0] for file in chosen.manifest.files)
+
+
+def test_a_table_that_is_cut_off_is_named(packed, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(packed, root)
+    file = root / "val" / TABLE
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"pcpad-packed\.csv is no table of a packed split \(not enough values"):
+        open_for_training(str(root))
 
 
 def test_own_aspect_ratios_need_another_loader(dali, packed):

@@ -97,7 +97,7 @@ def refuse_half(root: Path, name: str) -> None:
 def read_name(root: Path) -> str | None:
     """Which data set is being prepared in `root`; None where nothing is."""
     try:
-        return (root / PARTIAL / "name").read_text().strip() or None
+        return (root / PARTIAL / "name").read_text("utf-8", "surrogateescape").strip() or None
     except OSError:
         return None
 
@@ -129,7 +129,7 @@ def building(root: Path, name: str) -> Iterator[Path]:
             other = read_name(root)
             if other and other != name:
                 raise ValueError(f"--out {root}: {other} is half prepared there; choose another folder")
-            (work / "name").write_text(f"{name}\n")
+            (work / "name").write_text(f"{name}\n", "utf-8", "surrogateescape")
             try:
                 yield work
             except BaseException:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pcpad.data.catalogue import locate, open_for_evaluation
-from pcpad.data.manifest import EXTENSIONS, Manifest, list_class
+from pcpad.data.manifest import EXTENSIONS, Manifest, class_folders, list_class, list_images
+from pcpad.data.packed import is_packed
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,16 @@ def open_images(name: str, num_classes: int, classes: tuple[str, ...] | None, co
         reason = str(error)
         manifest = list_unlabelled(root / "val" if (root / "val").is_dir() else root)
     rows = np.sort(np.random.default_rng(seed).permutation(len(manifest))[:count])
-    return Images(title, subset(manifest, rows), reason)
+    return Images(title, manifest.take(rows), reason)
 
 
 def list_unlabelled(root: Path) -> Manifest:
     """All images below a folder, with -1 for their labels; raises ValueError where there is none."""
+    if is_packed(root):
+        return list_images(root, dict.fromkeys(class_folders(root), -1))
     rows = [(path.removeprefix("./"), size, time) for path, size, time in list_class(root, "")]
     if not rows:
         raise ValueError(f"no image in {root} ({', '.join(EXTENSIONS[:3])}, ...)")
     paths, sizes, times = zip(*rows, strict=True)
     unknown = np.full(len(rows), -1, np.int64)
     return Manifest(root.resolve(), paths, unknown, np.array(sizes, np.int64), np.array(times, np.int64))
-
-
-def subset(manifest: Manifest, rows: np.ndarray) -> Manifest:
-    """Some images of a manifest, in the order of `rows`."""
-    return Manifest(
-        root=manifest.root,
-        paths=tuple(manifest.paths[row] for row in rows),
-        labels=manifest.labels[rows],
-        sizes=manifest.sizes[rows],
-        times=manifest.times[rows],
-    )
