@@ -4,8 +4,6 @@ Evaluation gives the pixels of ``pcpad.data.reference``, with one exception: at 
 where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of CMYK.
 """
 
-import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,8 +13,6 @@ import torch
 from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline, pipeline_def
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
@@ -30,13 +26,10 @@ from pcpad.data.contract import (
     shuffled,
     steps_per_epoch,
 )
+from pcpad.data.dali_batches import read_batches, run_graph
 from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
 from pcpad.data.dali_packed import BUFFER, packed, read_packed
-from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
-from pcpad.ragged import RaggedBatch
-
-_FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
 
 
 class EvalLoader:
@@ -106,9 +99,9 @@ class EvalLoader:
             return made
 
         # A pipeline for each pass: between evaluations it would only hold memory that training needs.
-        outputs = _outputs(graph, self._batch_size, self._workers, self._device)
+        outputs = run_graph(graph, self._batch_size, self._workers, self._device)
         number = self._shards and self._shards.number
-        for batch in _batches(outputs, self._files, self._own, self._labels, self._device, self._progress, number):
+        for batch in read_batches(outputs, self._files, self._own, self._labels, self._device, self._progress, number):
             yield batch if self._several else batch._replace(images=batch.images[self._transforms[0].label])
 
 
@@ -187,11 +180,11 @@ class TrainLoader:
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
         if self._transform.randaugment:
             settings |= {"conditionals": True, "seed": seeds(self._seed, self._rank, *self._since, *epoch)[2]}
-        return _outputs(graph, self._batch_size, self._workers, self._device, **settings)
+        return run_graph(graph, self._batch_size, self._workers, self._device, **settings)
 
     def _epoch(self, done: int) -> Iterator[Batch]:
         own, outputs = range(len(self._files)), self._outputs
-        batches = _batches(outputs, self._files, own, self._labels, self._device, self._progress)
+        batches = read_batches(outputs, self._files, own, self._labels, self._device, self._progress)
         for step, batch in enumerate(batches, done):
             if step < self.steps_per_epoch:
                 self._progress.count()
@@ -213,7 +206,7 @@ class TrainLoader:
 
         self._outputs = self._pipeline(graph)
         own = own[done * self._batch_size :]
-        for batch in _batches(self._outputs, self._files, own, self._labels, self._device, self._progress):
+        for batch in read_batches(self._outputs, self._files, own, self._labels, self._device, self._progress):
             self._progress.count()
             yield batch._replace(images=batch.images["images"])
         self._outputs = self._checkpoint = None
@@ -234,7 +227,7 @@ class TrainLoader:
 
         self._outputs = self._pipeline(graph, epoch)
         own, number = range(len(self._files)), self._shards.number
-        batches = _batches(self._outputs, self._files, own, self._labels, self._device, self._progress, number)
+        batches = read_batches(self._outputs, self._files, own, self._labels, self._device, self._progress, number)
         for batch in islice(batches, self.steps_per_epoch - done):
             self._progress.count()
             yield batch._replace(images=batch.images["images"])
@@ -282,90 +275,3 @@ class TrainLoader:
         """Frees the pipeline; the loader refuses further use."""
         self._outputs = None
         self._progress.stop("it was closed")
-
-
-def _outputs(
-    graph: Callable[[], dict[str, DataNode]],
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    conditionals: bool = False,
-    **settings,
-) -> DALIGenericIterator:
-    device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
-    names: list[str] = []
-
-    def build() -> tuple[DataNode, ...]:
-        outputs = graph()
-        names[:] = outputs
-        return tuple(outputs.values())
-
-    settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
-    if conditionals:
-        # DALI's augmentations call its own old names, and it says so past all filters.
-        with warnings.catch_warnings(record=True):
-            pipeline = pipeline_def(build, enable_conditionals=True, **settings)()
-            pipeline.build()
-    else:
-        pipeline = Pipeline(**settings)
-        with pipeline:
-            pipeline.set_outputs(*build())
-    return DALIGenericIterator(
-        pipeline,
-        names,
-        reader_name="reader",
-        auto_reset=True,
-        # With the reader's padding the only policy that neither repeats nor loses a file.
-        last_batch_policy=LastBatchPolicy.PARTIAL,
-        prepare_first_batch=False,
-    )
-
-
-def _batches(
-    outputs: DALIGenericIterator,
-    files: Sequence[str],
-    own: Sequence[int],
-    labels: torch.Tensor,
-    device: torch.device,
-    progress: Progress,
-    number: np.ndarray | None = None,
-) -> Iterator[Batch]:
-    """Yields batches to the epoch's end, their images by name; a failure of DALI becomes the error of the file.
-
-    Args:
-        number: of DALI's index, the position in `files`, where the two differ.
-    """
-    number = None if number is None else torch.from_numpy(number)
-    seen = np.zeros(len(files), dtype=bool)
-    while True:
-        try:
-            (output,) = next(outputs)
-        except StopIteration:
-            return
-        except Exception as error:  # whatever it is, the pipeline is no longer valid
-            damage = _find_damage(str(error), [files[index] for index in own if not seen[index]])
-            progress.stop(str(damage or "DALI has failed"))
-            if damage is None:
-                raise
-            try:
-                raise damage from error
-            finally:
-                del damage  # with its traceback it would hold this frame, and so the pipeline
-        index = output["index"].flatten().to(torch.int64)
-        index = index if number is None else number[index]
-        seen[index.numpy()] = True
-        images = {name: made for name, made in output.items() if name != "index" and not name.startswith("sides ")}
-        for name in images:
-            if f"sides {name}" in output:
-                images[name] = RaggedBatch(images[name], output[f"sides {name}"].cpu().to(torch.int64))
-        yield Batch(images, labels[index].to(device, non_blocking=True), index)
-
-
-def _find_damage(text: str, suspects: Sequence[str]) -> DamagedImageError | None:
-    """Finds the damaged file behind the text of DALI's error, which may name it; None where there is none."""
-    named = max((file for file in suspects if file in text), key=len, default=None)
-    reading = re.search(r"operator `nvidia\.dali\.fn\.(readers|decoders|peek)", text)
-    if named is None and (not reading or re.search(r"out of memory|alloc", text)):
-        return None  # a search through all the files would only delay the news
-    found = first_damaged(suspects if named is None else [named], _FORMATS)
-    return None if found is None else DamagedImageError.of(*found)

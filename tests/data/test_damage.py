@@ -125,7 +125,7 @@ def test_dali_error_without_damage_is_raised_as_it_is(dali, files, monkeypatch, 
         raise failure
         yield
 
-    monkeypatch.setattr(dali, "_outputs", lambda *args, **settings: fail())
+    monkeypatch.setattr(dali, "run_graph", lambda *args, **settings: fail())
     _, run = images_of(dali, "eval", files)
     with pytest.raises(RuntimeError) as caught:
         run()
@@ -143,7 +143,7 @@ def test_want_of_memory_starts_no_search(dali, files, monkeypatch, operator):
         yield
 
     damage(files[0], "html")
-    monkeypatch.setattr(dali, "_outputs", lambda *args, **settings: fail())
+    monkeypatch.setattr(dali, "run_graph", lambda *args, **settings: fail())
     _, run = images_of(dali, "eval", files)
     with pytest.raises(RuntimeError, match="out of memory"):
         run()

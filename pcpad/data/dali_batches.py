@@ -1,0 +1,106 @@
+"""A DALI graph run to the end of its images: batches as tensors, and a failure as the error of the damaged file."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline, pipeline_def
+from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+from pcpad.data.batch import Batch
+from pcpad.data.contract import Progress
+from pcpad.data.damage import DamagedImageError, first_damaged
+from pcpad.ragged import RaggedBatch
+
+_FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
+
+
+def run_graph(
+    graph: Callable[[], dict[str, DataNode]],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    conditionals: bool = False,
+    **settings,
+) -> DALIGenericIterator:
+    device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
+    names: list[str] = []
+
+    def build() -> tuple[DataNode, ...]:
+        outputs = graph()
+        names[:] = outputs
+        return tuple(outputs.values())
+
+    settings |= {"batch_size": batch_size, "num_threads": max(workers, 1), "device_id": device_id}
+    if conditionals:
+        # DALI's augmentations call its own old names, and it says so past all filters.
+        with warnings.catch_warnings(record=True):
+            pipeline = pipeline_def(build, enable_conditionals=True, **settings)()
+            pipeline.build()
+    else:
+        pipeline = Pipeline(**settings)
+        with pipeline:
+            pipeline.set_outputs(*build())
+    return DALIGenericIterator(
+        pipeline,
+        names,
+        reader_name="reader",
+        auto_reset=True,
+        # With the reader's padding the only policy that neither repeats nor loses a file.
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        prepare_first_batch=False,
+    )
+
+
+def read_batches(
+    outputs: DALIGenericIterator,
+    files: Sequence[str],
+    own: Sequence[int],
+    labels: torch.Tensor,
+    device: torch.device,
+    progress: Progress,
+    number: np.ndarray | None = None,
+) -> Iterator[Batch]:
+    """Yields batches to the epoch's end, their images by name; a failure of DALI becomes the error of the file.
+
+    Args:
+        number: of DALI's index, the position in `files`, where the two differ.
+    """
+    number = None if number is None else torch.from_numpy(number)
+    seen = np.zeros(len(files), dtype=bool)
+    while True:
+        try:
+            (output,) = next(outputs)
+        except StopIteration:
+            return
+        except Exception as error:  # whatever it is, the pipeline is no longer valid
+            damage = find_damage(str(error), [files[index] for index in own if not seen[index]])
+            progress.stop(str(damage or "DALI has failed"))
+            if damage is None:
+                raise
+            try:
+                raise damage from error
+            finally:
+                del damage  # with its traceback it would hold this frame, and so the pipeline
+        index = output["index"].flatten().to(torch.int64)
+        index = index if number is None else number[index]
+        seen[index.numpy()] = True
+        images = {name: made for name, made in output.items() if name != "index" and not name.startswith("sides ")}
+        for name in images:
+            if f"sides {name}" in output:
+                images[name] = RaggedBatch(images[name], output[f"sides {name}"].cpu().to(torch.int64))
+        yield Batch(images, labels[index].to(device, non_blocking=True), index)
+
+
+def find_damage(text: str, suspects: Sequence[str]) -> DamagedImageError | None:
+    """Finds the damaged file behind the text of DALI's error, which may name it; None where there is none."""
+    named = max((file for file in suspects if file in text), key=len, default=None)
+    reading = re.search(r"operator `nvidia\.dali\.fn\.(readers|decoders|peek)", text)
+    if named is None and (not reading or re.search(r"out of memory|alloc", text)):
+        return None  # a search through all the files would only delay the news
+    found = first_damaged(suspects if named is None else [named], _FORMATS)
+    return None if found is None else DamagedImageError.of(*found)
