@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import signal
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

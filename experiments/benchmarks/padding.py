@@ -3,7 +3,8 @@
     python experiments/benchmarks/padding.py --network resnet50 --work inference training
 
 Beside pcpad's own: the textbook form of partial padding, in which a mask of ones is convolved and the whole output
-multiplied, and torch's padding_mode, which pads by F.pad before each convolution. Writes padding-<device>.json.
+multiplied, and torch's padding_mode, which pads by F.pad before each convolution; on a GPU also partial padding without
+the Triton kernels. Writes padding-<device>.json.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import timing
 import pcpad
 from pcpad import models
 from pcpad.environment import keep_freed_memory, pick_device
+from pcpad.padding import gpu
 
 HERE = Path(__file__).resolve().parent
 NETWORKS = {
@@ -34,6 +36,7 @@ NETWORKS = {
     "efficientnet_b0": "timm/efficientnet_b0",
 }
 OURS = ["zeros", "partial", "reflect", "replicate", "circular"]
+PRODUCT = "partial, product"
 OTHERS = ["partial, textbook", "reflect, F.pad", "replicate, F.pad", "circular, F.pad"]
 
 
@@ -57,7 +60,7 @@ def network(name: str, way: str, base: nn.Module) -> nn.Module:
     """A copy of the network in one of the ways."""
     net = copy.deepcopy(base)
     mode, _, form = way.partition(", ")
-    if not form:
+    if form in ("", "product"):
         pcpad.convert(net, mode)
         return net
     for module in net.modules():
@@ -95,6 +98,19 @@ def work(net: nn.Module, x: Tensor, labels: Tensor, training: bool, amp: bool) -
     return step
 
 
+def without_kernels(run: Callable[[], None]) -> Callable[[], None]:
+    """The same without the Triton kernels, as where Triton is not there."""
+
+    def plain() -> None:
+        kept, gpu.LARGE = gpu.LARGE, 2**62
+        try:
+            run()
+        finally:
+            gpu.LARGE = kept
+
+    return plain
+
+
 def allocated(device: torch.device) -> int:
     """Bytes that are in use on a GPU; 0 elsewhere."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -112,6 +128,7 @@ def measure(options: argparse.Namespace, name: str, doing: str, device: torch.de
         before = allocated(device)
         net = network(name, way, base)
         run = work(torch.compile(net) if options.compile else net, x, labels, doing == "training", options.amp)
+        run = without_kernels(run) if way == PRODUCT else run
         ways[way] = run
         if device.type == "cuda":
             run()
@@ -145,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--work", nargs="+", default=["inference", "training"], choices=["inference", "training"])
-    parser.add_argument("--ways", nargs="+", default=[*OURS, *OTHERS], choices=[*OURS, *OTHERS])
+    parser.add_argument("--ways", nargs="+", choices=[*OURS, PRODUCT, *OTHERS], help="all if not given")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--channels_last", type=int, default=1)
@@ -156,11 +173,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
+    device = pick_device(options.device)
+    options.ways = options.ways or [*OURS, *[PRODUCT] * (device.type == "cuda"), *OTHERS]
     if options.ways[0] != "zeros":
         parser.error("--ways begin with zeros, which all are compared with")
     options.channels_last = bool(options.channels_last)
-    device = pick_device(options.device)
     keep_freed_memory(device)  # as `pcpad train` and `pcpad eval` do
+    torch.backends.cudnn.benchmark = True  # as `pcpad train` does
     path = options.out or HERE / f"padding-{device.type}.json"
     content = json.loads(path.read_text()) if path.is_file() else {"results": []}
     for name in options.network:

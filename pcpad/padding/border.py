@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pcpad.padding import gpu
 from pcpad.padding.blocks import layout
 from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
 from pcpad.padding.eager import eager
@@ -67,24 +68,29 @@ def rescaled(y: Tensor, bias: Tensor | None, r: Tensor) -> Tensor:
 def may_change(y: Tensor, x: Tensor, bias: Tensor | None) -> bool:
     """Whether a convolution's output may be changed in place, and whether that is worth while.
 
-    It may where nothing but its reader holds y, and nobody traces, transforms or differentiates. With a gradient the
-    incoming one, which may be that of a residual branch too, would have to be copied, and nothing is gained. On a GPU
-    the strips would cost more starts of kernels than they save.
+    It may where nothing but its reader holds y, and nobody traces or transforms. On a CPU nobody may differentiate
+    either: the incoming gradient, which may be that of a residual branch too, would have to be copied, and nothing is
+    gained.
     """
-    if not eager(x) or type(y) is not Tensor or y is x or y.device.type != "cpu":
+    if not eager(x) or type(y) is not Tensor or y is x:
         return False
+    if y.device.type != "cpu":
+        return gpu.worth(y)
     return not (y.requires_grad or (bias is not None and bias.requires_grad and torch.is_grad_enabled()))
 
 
-def rescale(y: Tensor, bias: Tensor | None, where: tuple[Strip, ...]) -> Tensor:
-    """`y` itself, its strips times ratio plus bias * rest.
+def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+    """`y` itself, its border times ratio plus bias * rest.
 
     Args:
         y: ``(N, C', H', W')`` or ``(C', H', W')``, of which `may_change` holds.
         bias: ``(C',)`` or None, any dtype.
+        geometry: size, kernel_size, stride, dilation, pads, power, as of `coverage.ratio`.
     """
+    if y.device.type != "cpu":
+        return gpu.rescale(y, bias, geometry)
     bias = None if bias is None else bias.to(y.dtype).view(-1, 1, 1)
-    for rows, cols, ratio, rest in where:
+    for rows, cols, ratio, rest in strips(*geometry, y.dtype, y.device):
         part = y[..., rows, cols]
         if bias is None:
             part.mul_(ratio)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-from pcpad.padding.border import may_change, rescale, rescaled, strips
+from pcpad.padding.border import may_change, rescale, rescaled
 from pcpad.padding.coverage import Pads, cached_ratio, conv_pads, num_windows, pair, ratio
 from pcpad.padding.eager import eager
 from pcpad.padding.holes import check_mask, rescale_known, select
@@ -106,8 +106,7 @@ class PartialPadding:
             return y
         if self.pcpad_fresh and may_change(y, x, self.bias):
             size = (x.shape[-2], x.shape[-1])
-            where = strips(size, kernel_size, stride, dilation, pads, self.pcpad_power, y.dtype, y.device)
-            return rescale(y, self.bias, where)
+            return rescale(y, self.bias, (size, kernel_size, stride, dilation, pads, self.pcpad_power))
         return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
     def extra_repr(self) -> str:

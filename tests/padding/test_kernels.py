@@ -1,0 +1,127 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU, against torch's and numpy's own padding."""
+
+import importlib
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pcpad.padding import gpu
+from pcpad.padding.coverage import ratio
+
+pytest.importorskip("triton")
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+NUMPY = {"reflect": "reflect", "symmetric": "symmetric", "replicate": "edge", "circular": "wrap"}
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """The kernels, made for the interpreter; afterwards they are imported anew by whoever wants them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        sys.modules.pop("pcpad.padding.kernels", None)
+        yield importlib.import_module("pcpad.padding.kernels")
+        sys.modules.pop("pcpad.padding.kernels", None)
+
+
+@pytest.fixture
+def on_cpu(kernels, monkeypatch):
+    """`gpu` with tensors of the CPU."""
+    monkeypatch.setattr(gpu, "kernels", lambda device: kernels)
+    monkeypatch.setattr(gpu, "current", lambda device: nullcontext())
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("mode", NUMPY)
+@pytest.mark.parametrize(
+    ("shape", "pads"),
+    [
+        ((2, 3, 5, 4), (1, 1, 1, 1)),
+        ((1, 130, 4, 6), (3, 0, 2, 3)),
+        ((2, 1, 9, 7), (0, 2, 0, 1)),
+        ((1, 2, 64, 40), (3, 3, 3, 3)),
+    ],
+)
+def test_an_image_and_its_gradient(on_cpu, layout, mode, shape, pads):
+    top, bottom, left, right = pads
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=FORMATS[layout]).requires_grad_()
+    y = gpu.fill(x, pads, mode)
+    sides = ((0, 0), (0, 0), (top, bottom), (left, right))
+    assert np.array_equal(y.detach().numpy(), np.pad(x.detach().numpy(), sides, mode=NUMPY[mode]))
+    assert y.is_contiguous(memory_format=FORMATS[layout])
+    grad = torch.randn_like(y)
+    (found,) = torch.autograd.grad(y, x, grad)
+    # the padding is linear: the gradient of pixel q is the sum over the padded pixels that hold its number
+    numbers = np.pad(np.arange(shape[2] * shape[3]).reshape(shape[2:]), sides[2:], mode=NUMPY[mode]).ravel()
+    expected = np.zeros((*shape[:2], shape[2] * shape[3]))
+    for place, number in enumerate(numbers):
+        expected[..., number] += grad.flatten(2)[..., place].numpy()
+    np.testing.assert_allclose(found.numpy().reshape(expected.shape), expected, rtol=0, atol=1e-12)
+    assert found.is_contiguous(memory_format=FORMATS[layout])
+
+
+@pytest.mark.parametrize("mode", NUMPY)
+def test_the_gradient_can_be_differentiated(on_cpu, mode):
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: gpu.fill(v, (1, 2, 1, 1), mode), (x,))
+    assert torch.autograd.gradgradcheck(lambda v: gpu.fill(v, (1, 2, 1, 1), mode).square(), (x,))
+
+
+GEOMETRIES = [((6, 7), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), ((9, 8), (7, 5), (2, 2), (1, 1), (3, 3, 2, 2))]
+GEOMETRIES += [((5, 5), (3, 3), (1, 2), (2, 1), (2, 2, 0, 1)), ((3, 3), (3, 3), (1, 1), (1, 1), (4, 4, 4, 4))]
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "pads"), GEOMETRIES)
+def test_a_border_in_place(on_cpu, layout, biased, dtype, size, kernel, stride, dilation, pads):
+    r = ratio(size, kernel, stride, dilation, pads, 1.0, torch.float64, "cpu")
+    y = torch.randn(2, 5, *r.shape, dtype=dtype).contiguous(memory_format=FORMATS[layout])
+    bias = torch.randn(5) if biased else None
+    shift = (bias.double() if biased else torch.zeros(5, dtype=torch.float64)).view(-1, 1, 1)
+    with torch.no_grad():
+        y = torch.where(r == 0, shift.to(dtype), y).contiguous(memory_format=FORMATS[layout])
+    before = y.double()
+    expected = torch.where(r == 0, 0, (before - shift) * r + shift)
+    found = gpu.rescale(y, bias, (size, kernel, stride, dilation, pads, 1.0))
+    assert found is y
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected, rtol=2 * eps, atol=8 * eps)
+    inner = (r == 1).expand_as(before)
+    assert torch.equal(y.double()[inner], before[inner])
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_gradients_of_a_rescaled_convolution(on_cpu, layout):
+    size, pads = (6, 5), (1, 1, 1, 1)
+    conv = torch.nn.Conv2d(3, 4, 3, padding=1, dtype=torch.float64).to(memory_format=FORMATS[layout])
+    x = torch.randn(2, 3, *size, dtype=torch.float64).contiguous(memory_format=FORMATS[layout]).requires_grad_()
+    r = ratio(size, (3, 3), (1, 1), (1, 1), pads, 1.0, torch.float64, "cpu")
+    inputs = (x, conv.weight, conv.bias)
+    y = F.conv2d(x, conv.weight, None, padding=1) * r + conv.bias.view(-1, 1, 1)
+    upstream = torch.randn_like(y)
+    expected = torch.autograd.grad(y, inputs, upstream)
+    kept = upstream.clone()
+    z = gpu.rescale(conv(x), conv.bias, (size, (3, 3), (1, 1), (1, 1), pads, 1.0))
+    torch.testing.assert_close(z, y, rtol=0, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(z, inputs, upstream), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert torch.equal(upstream, kept)
+
+    def function(x, weight, bias):
+        out = F.conv2d(x, weight, bias, padding=1)
+        return gpu.rescale(out, bias, (size, (3, 3), (1, 1), (1, 1), pads, 1.0)).square()
+
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_a_wrong_table_is_seen(on_cpu, monkeypatch):
+    """The measure itself."""
+    monkeypatch.setattr(gpu, "tables", lambda size, pads, mode, device: (torch.zeros(63, dtype=torch.int32),))
+    x = torch.randn(1, 1, 7, 5)
+    with torch.no_grad():
+        assert not torch.equal(gpu.fill(x, (1, 1, 1, 1), "reflect"), F.pad(x, (1, 1, 1, 1), mode="reflect"))
