@@ -12,6 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BOTH = ["--work", "inference", "training"]
+COMPILED = ["zeros", "partial", "partial, textbook"]
 FEW = ["--network", "resnet50", "mobilenet_v2", *BOTH]
 
 
@@ -24,13 +25,16 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
         found += [("padding", [*there, *most, "--work", "training"])]
         found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "5"])]
         found += [("padding", [*there, *FEW, "--amp"])]
-        found += [("padding", [*there, *FEW, "--compile", "--ways", "zeros", "partial", "partial, textbook"])]
+        found += [("padding", [*there, *FEW, "--compile", "--ways", *COMPILED])]
         sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
         train: list[str] = []
     else:
-        large = [*there, "--batch", "128", "--calls", "3"]
-        found = [("padding", [*large, *BOTH, "--channels_last", last]) for last in ("1", "0")]
-        found += [("padding", [*large, *BOTH, "--amp"]), ("padding", [*large, *FEW, "--amp", "--compile"])]
+        heavy = [*there, *BOTH, "--network", "resnet50", "vgg16_bn", "convnext_tiny", "--batch", "256"]
+        light = [*there, *BOTH, "--network", "mobilenet_v2", "efficientnet_b0", "--batch", "512"]
+        found = [("padding", [*nets, "--amp"]) for nets in (heavy, light)]
+        found += [("padding", [*nets, "--channels_last", last]) for last in ("1", "0") for nets in (heavy, light)]
+        found += [("padding", [*there, *FEW, "--batch", "256", "--amp", "--compile", "--ways", *COMPILED])]
+        found += [("kernels", [])]
         sizes, threads = ["--sizes", "224", "448"], ["--threads", "2", "4", "8", "16"]
         train = ["--model", "torchvision/resnet50", "--batch", "256", "--size", "224", "--steps", "40", "--amp", "bf16"]
     found += [("startup", [])]
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--data", help="folder of a folder for each class")
-    names = ["padding", "startup", "training", "loaders", "growth"]
+    names = ["padding", "kernels", "startup", "training", "loaders", "growth"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args(argv)
     if not options.data:

@@ -7,7 +7,6 @@ F.pad and the blocks that pcpad uses without it. Writes kernels-cuda.json.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -74,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             x += torch.rand_like(x)
             row = {name: round(microseconds(run, device), 1) for name, run in ways(x).items()}
             rows.append({"shape": shape, "dtype": str(dtype), "layout": str(layout), "microseconds": row})
-            print(shape, str(dtype)[6:], json.dumps(row), flush=True)
+            print(shape, str(dtype)[6:], *(f"{name} {time:.0f};" for name, time in row.items()), flush=True)
     timing.write(options.out, {"results": rows} | timing.about(device))
     return 0
 

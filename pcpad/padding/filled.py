@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from pcpad.padding import gpu
 from pcpad.padding.coverage import Pads, conv_pads
+from pcpad.padding.eager import eager
 from pcpad.padding.fillers import FILLERS
 from pcpad.padding.partial import sole_input
 
@@ -44,7 +45,7 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
                 "use a larger input, or convert with on_small='replicate'"
             )
         mode = on_small
-    if mode in gpu.MAPPED and gpu.worth(x):
+    if mode in gpu.MAPPED and eager(x) and gpu.worth(x):
         return gpu.fill(x, pads, mode)
     return FILLERS[mode].pad(x, pads)
 

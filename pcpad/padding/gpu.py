@@ -12,34 +12,44 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pcpad.padding.blocks import layout
 from pcpad.padding.coverage import Pads, cached_ratio
 from pcpad.padding.eager import eager
 
-LARGE = 2**20
-"""Elements from which on a kernel's start, some 20 us of a CPU, is worth while."""
+LARGE = 2**21
+"""Elements from which on the kernels are used: below, torch's operations end sooner than a kernel is started."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def worth(x: Tensor) -> bool:
-    """Whether the kernels take a map, and are faster there than torch's operations."""
-    if x.device.type != "cuda" or x.numel() < LARGE or x.dim() != 4 or x.dtype not in DTYPES or not eager(x):
+    """Whether the kernels take a map, and are faster there than torch's operations; of x must hold `eager`."""
+    return x.device.type == "cuda" and x.numel() >= LARGE and fits(x) and kernels(x.device) is not None
+
+
+def fits(x: Tensor) -> bool:
+    """Whether a map has the layout and dtype that the kernels take."""
+    if x.dim() != 4 or x.dtype not in DTYPES or x.data_ptr() % 16:
         return False
-    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    return dense and kernels(x.device) is not None
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def fitting(x: Tensor) -> Tensor:
+    """The map itself, or a copy that `fits`."""
+    return x if fits(x) else x.clone(memory_format=torch.contiguous_format)
 
 
 @lru_cache(maxsize=64)
 def kernels(device: torch.device) -> ModuleType | None:
-    """`pcpad.padding.kernels`, None with one warning where they do not run on a device."""
+    """`pcpad.padding.kernels`, None where they do not run on a device, which one warning tells."""
     try:
         from pcpad.padding import kernels
 
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
             y = torch.ones(1, 2, 1, 2, device=device)
-            table = torch.ones(1, dtype=torch.int32, device=device)
-            kernels.rescale_border(y, None, table, 2 * table.float(), table.float())
-            if y.flatten().tolist() != [1, 2, 1, 2]:
+            place, ratio = torch.ones(1, dtype=torch.int32, device=device), torch.full((1,), 2.0, device=device)
+            run = kernels.border(tuple(y.shape), True, y.dtype, None, 1, device)
+            run(y, place, ratio, ratio, y)
+            run(y, place, ratio, ratio, y)  # the second start is another path
+            if y.flatten().tolist() != [1, 4, 1, 4]:
                 raise RuntimeError("a kernel computed something else")
     except Exception as error:  # whatever keeps them from running, torch's operations are there
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -53,6 +63,14 @@ def current(device: torch.device) -> AbstractContextManager:
     if device.index == torch.cuda.current_device():
         return nullcontext()  # some microseconds less
     return torch.cuda.device(device)
+
+
+def has_memory(x: Tensor) -> bool:
+    """Whether a tensor holds elements, which those that `is_grads_batched` and `torch.func` bring do not."""
+    try:
+        return eager(x) and x.data_ptr() is not None
+    except RuntimeError:
+        return False
 
 
 class Border(NamedTuple):
@@ -74,34 +92,6 @@ def border(size, kernel_size, stride, dilation, pads: Pads, power, dtype, device
         return Border(places.int(), ratio, (ratio != 0).to(dtype) - ratio)
 
 
-def has_memory(x: Tensor) -> bool:
-    """Whether a tensor holds elements, which those that `is_grads_batched` and `torch.func` bring do not."""
-    try:
-        return eager(x) and x.data_ptr() is not None
-    except RuntimeError:
-        return False
-
-
-class RescaleBorder(torch.autograd.Function):
-    """The border of a convolution's fresh output changed in place; the incoming gradient is not."""
-
-    @staticmethod
-    def forward(ctx, y, bias, geometry):
-        rescale(y, bias, geometry)
-        ctx.mark_dirty(y)
-        ctx.geometry, ctx.bias = (*geometry, y.dtype, y.device), None if bias is None else bias.dtype
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        of_bias = None
-        if ctx.bias is not None and ctx.needs_input_grad[1]:
-            where = border(*ctx.geometry)
-            at_border = grad.flatten(2).index_select(2, where.places)
-            of_bias = (at_border * where.rest).sum((0, 2), dtype=ctx.bias)
-        return grad * cached_ratio(*ctx.geometry), of_bias, None
-
-
 def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """`y` itself, its border times ratio plus bias times rest, differentiable.
 
@@ -112,11 +102,62 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """
     if torch.is_grad_enabled() and (y.requires_grad or (bias is not None and bias.requires_grad)):
         return RescaleBorder.apply(y, bias, geometry)
-    where = border(*geometry, y.dtype, y.device)
-    if len(where.places):
-        with current(y.device):
-            kernels(y.device).rescale_border(y, bias, *where)
+    change(y, bias, geometry)
     return y
+
+
+def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> None:
+    """`rescale` without a gradient."""
+    device, dtype = y.device, y.dtype
+    where = border(*geometry, dtype, device)
+    if count := len(where.places):
+        kind = None if bias is None else bias.dtype
+        with current(device):
+            run = kernels(device).border(tuple(y.shape), y.is_contiguous(), dtype, kind, count, device)
+            run(y, *where, y if bias is None else bias)
+
+
+class RescaleBorder(torch.autograd.Function):
+    """The border of a convolution's fresh output changed in place; the incoming gradient is not."""
+
+    @staticmethod
+    def forward(ctx, y, bias, geometry):
+        change(y, bias, geometry)
+        ctx.mark_dirty(y)
+        ctx.geometry, ctx.bias = (*geometry, y.dtype, y.device), None if bias is None else bias.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        of_bias = None
+        if ctx.bias is not None and ctx.needs_input_grad[1]:
+            of_bias = bias_gradient(grad, border(*ctx.geometry)).to(ctx.bias)
+        ratio = cached_ratio(*ctx.geometry)
+        return Scale.apply(grad, ratio) if has_memory(grad) else grad * ratio, of_bias, None
+
+
+def bias_gradient(grad: Tensor, where: Border) -> Tensor:
+    """What the rest of the bias adds to its gradient, which the convolution has summed already: ``(C',)``."""
+    if has_memory(grad) and grad.is_contiguous(memory_format=torch.channels_last):
+        at_border = grad.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, where.places)
+        return torch.matmul(where.rest, at_border).sum(0)
+    return torch.matmul(grad.flatten(2).index_select(2, where.places), where.rest).sum(0)
+
+
+class Scale(torch.autograd.Function):
+    """A map ``(N, C, H, W)`` times a ratio ``(H, W)``, which has no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, ratio):
+        ctx.ratio, x = ratio, fitting(x)
+        y = torch.empty_like(x)
+        with current(x.device):
+            kernels(x.device).scale(tuple(x.shape), x.is_contiguous(), x.dtype, x.device)(x, y, ratio)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Scale.apply(grad, ctx.ratio) if has_memory(grad) else grad * ctx.ratio, None
 
 
 def sources(mode: str, length: int, before: int, after: int) -> Tensor:
@@ -137,7 +178,7 @@ MAPPED = ("reflect", "symmetric", "replicate", "circular")
 
 @lru_cache(maxsize=1024)
 def tables(size: tuple[int, int], pads: Pads, mode: str, device: torch.device) -> tuple[Tensor, ...]:
-    """Of a padded image the source of each pixel; and of each source its own pixel, and where its others begin."""
+    """Of a padded image the source of each pixel; of each source its own pixel, where its others begin, and them."""
     (height, width), (top, bottom, left, right) = size, pads
     rows, cols = sources(mode, height, top, bottom), sources(mode, width, left, right)
     source = (rows[:, None] * width + cols).flatten()
@@ -153,19 +194,33 @@ def tables(size: tuple[int, int], pads: Pads, mode: str, device: torch.device) -
         return tuple(t.int().to(device) for t in (source, own, starts, others[order]))
 
 
+def fill(x: Tensor, pads: Pads, mode: str) -> Tensor:
+    """`x` with its padding filled by a mode of `MAPPED`, in its memory format, differentiable; `worth` must hold."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Fill.apply(x, pads, mode)
+    return filled(x, pads, mode)
+
+
+def filled(x: Tensor, pads: Pads, mode: str) -> Tensor:
+    """`fill` without a gradient."""
+    (top, bottom, left, right), contiguous = pads, x.is_contiguous()
+    small = images, channels, height, width = tuple(x.shape)
+    large = (images, channels, height + top + bottom, width + left + right)
+    layout = torch.contiguous_format if contiguous else torch.channels_last
+    y = torch.empty(large, dtype=x.dtype, device=x.device, memory_format=layout)
+    source, *_ = tables((height, width), pads, mode, x.device)
+    with current(x.device):
+        kernels(x.device).pad(small, large, contiguous, x.dtype, x.device)(x, y, source)
+    return y
+
+
 class Fill(torch.autograd.Function):
-    """An image padded from its own pixels, in its memory format."""
+    """An image padded from its own pixels."""
 
     @staticmethod
     def forward(ctx, x, pads, mode):
-        top, bottom, left, right = ctx.pads = pads
-        ctx.mode, ctx.size = mode, tuple(x.shape[-2:])
-        shape = (*x.shape[:2], x.shape[2] + top + bottom, x.shape[3] + left + right)
-        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
-        source, *_ = tables(ctx.size, pads, mode, x.device)
-        with current(x.device):
-            kernels(x.device).pad(x, y, source)
-        return y
+        ctx.pads, ctx.mode, ctx.size = pads, mode, tuple(x.shape[-2:])
+        return filled(fitting(x), pads, mode)
 
     @staticmethod
     def backward(ctx, grad):
@@ -181,24 +236,20 @@ class Unfill(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, grad, size, pads, mode):
-        ctx.pads, ctx.mode = pads, mode
-        grad = grad.contiguous(memory_format=layout(grad))
-        x = torch.empty((*grad.shape[:2], *size), dtype=grad.dtype, device=grad.device, memory_format=layout(grad))
+        ctx.pads, ctx.mode, grad = pads, mode, fitting(grad)
+        contiguous, small = grad.is_contiguous(), (*grad.shape[:2], *size)
+        layout = torch.contiguous_format if contiguous else torch.channels_last
+        x = torch.empty(small, dtype=grad.dtype, device=grad.device, memory_format=layout)
         _, *where = tables(size, pads, mode, grad.device)
         with current(x.device):
-            kernels(x.device).unpad(x, grad, *where)
+            kernels(x.device).unpad(small, tuple(grad.shape), contiguous, x.dtype, x.device)(grad, x, *where)
         return x
 
     @staticmethod
     def backward(ctx, grad):
         if has_memory(grad):
-            return Fill.apply(grad.contiguous(memory_format=layout(grad)), ctx.pads, ctx.mode), None, None, None
+            return Fill.apply(grad, ctx.pads, ctx.mode), None, None, None
         source, *_ = tables(tuple(grad.shape[-2:]), ctx.pads, ctx.mode, grad.device)
         top, bottom, left, right = ctx.pads
         size = (grad.shape[-2] + top + bottom, grad.shape[-1] + left + right)
         return grad.flatten(2).index_select(2, source).unflatten(2, size), None, None, None
-
-
-def fill(x: Tensor, pads: Pads, mode: str) -> Tensor:
-    """`x` with its padding filled by a mode of `MAPPED`, differentiable; of `x` must hold `worth`."""
-    return Fill.apply(x, pads, mode)

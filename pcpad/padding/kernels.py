@@ -1,8 +1,11 @@
-"""Triton kernels: a border changed in place, an image padded from its own pixels, and the gradient of that.
+"""Triton kernels: a border changed in place, a map times a ratio, an image padded from its own pixels, and back.
 
-Imported where a GPU is used. All take maps ``(N, C, H, W)`` that are contiguous or channels_last, and tables with an
-entry for each pixel, numbered ``row * width + column``.
+Imported where a GPU is used. All take maps ``(N, C, H, W)`` that are contiguous or channels_last and begin at a
+multiple of 16 bytes, and tables with an entry for each pixel, numbered ``row * width + column``.
 """
+
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import triton
@@ -13,10 +16,10 @@ TILE = 2048
 """Elements that one program works on."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["bias"])
 def border_kernel(
-    y, bias, places, ratio, rest, count, channels, step_n, step_c, step_p, blocks,
-    BIASED: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, SUM: tl.constexpr,
+    y, places, ratio, rest, bias, count, channels, step_n, step_c, step_p, blocks,
+    BIASED: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """y times ratio plus bias times rest, at the places named."""
     image = (tl.program_id(0) // blocks).to(tl.int64)
@@ -30,6 +33,21 @@ def border_kernel(
         share = tl.load(rest + entry, entry < count, 0).to(SUM)
         value += tl.load(bias + channel, channel < channels, 0).to(SUM)[None, :] * share[:, None]
     tl.store(at, value.to(y.dtype.element_ty), mask)
+
+
+@triton.jit
+def scale_kernel(
+    x, y, ratio, count, channels, step_n, step_c, step_p, blocks,
+    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """y = x times the ratio of its pixel."""
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = (tl.program_id(0) % blocks) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = (pixel < count)[:, None] & (channel < channels)[None, :]
+    at = image * step_n + pixel.to(tl.int64)[:, None] * step_p + channel[None, :] * step_c
+    value = tl.load(x + at, mask, 0).to(SUM) * tl.load(ratio + pixel, pixel < count, 0).to(SUM)[:, None]
+    tl.store(y + at, value.to(y.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -50,8 +68,8 @@ def pad_kernel(
 
 @triton.jit
 def unpad_kernel(
-    x, y, own, starts, others, count, channels, x_n, x_c, x_p, y_n, y_c, y_p, blocks,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr, SUM: tl.constexpr,
+    y, x, own, starts, others, count, channels, x_n, x_c, x_p, y_n, y_c, y_p, blocks,
+    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Every pixel of x: the sum of the pixels of y that came from it, the one inside and those in the padding."""
     image = (tl.program_id(0) // blocks).to(tl.int64)
@@ -71,50 +89,82 @@ def unpad_kernel(
     tl.store(x + image * x_n + pixel[:, None] * x_p + channel[None, :] * x_c, total.to(x.dtype.element_ty), mask)
 
 
-def steps(x: Tensor) -> tuple[int, int, int]:
+def steps(shape: tuple[int, ...], contiguous: bool) -> tuple[int, int, int]:
     """Elements from an image to the next, from a channel to the next, and from a pixel to the next."""
-    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
-    if x.is_contiguous():
-        return channels * pixels, pixels, 1
-    return channels * pixels, 1, channels
+    _, channels, height, width = shape
+    return (channels * height * width, height * width, 1) if contiguous else (channels * height * width, 1, channels)
 
 
-def tiles(x: Tensor, count: int) -> tuple[tuple[int, int], dict[str, int], int]:
-    """Grid, sides of a tile and blocks of pixels in an image, for `count` pixels: long along what lies together."""
-    channels = x.shape[1]
-    if x.is_contiguous():
-        across = 1
-    else:
-        across = min(128, triton.next_power_of_2(channels))
+def tiles(images: int, channels: int, count: int, contiguous: bool) -> tuple[tuple[int, int], int, tuple[int, int]]:
+    """Grid, blocks of pixels in an image, and sides of a tile (pixels, channels): long along what lies together."""
+    across = 1 if contiguous else min(128, triton.next_power_of_2(channels))
     along = min(TILE // across, triton.next_power_of_2(count))
-    if x.is_contiguous():
+    if contiguous:
         across = min(TILE // along, triton.next_power_of_2(channels))
     blocks = triton.cdiv(count, along)
-    return (x.shape[0] * blocks, triton.cdiv(channels, across)), {"PIXELS": along, "CHANNELS": across}, blocks
+    return (images * blocks, triton.cdiv(channels, across)), blocks, (along, across)
 
 
-def accumulator(x: Tensor):
+def prepared(kernel, grid: tuple[int, int], numbers: tuple, constants: tuple) -> Callable[..., None]:
+    """A function of a kernel's tensors. From its second call on it starts what the first has compiled.
+
+    A start through ``kernel[grid]`` looks at all arguments anew, which takes longer than most of the kernels here.
+    """
+    started = None
+
+    def start(*tensors: Tensor) -> None:
+        nonlocal started
+        if started is None:
+            compiled = kernel[grid](*tensors, *numbers, *constants)
+            started = None if compiled is None else compiled[(*grid, 1)]  # the interpreter compiles nothing
+        else:
+            started(*tensors, *numbers, *constants)
+
+    return start
+
+
+def accumulator(dtype: torch.dtype):
     """The type in which elements are multiplied and added."""
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def rescale_border(y: Tensor, bias: Tensor | None, places: Tensor, ratio: Tensor, rest: Tensor) -> None:
-    """Change y in place: times ratio plus bias times rest at the places, int32; ratio and rest of any float dtype."""
-    grid, sides, blocks = tiles(y, len(places))
-    border_kernel[grid](
-        y, y if bias is None else bias, places, ratio, rest, len(places), y.shape[1], *steps(y), blocks,
-        BIASED=bias is not None, SUM=accumulator(y), **sides,
-    )  # fmt: skip
+@lru_cache(maxsize=4096)
+def border(shape, contiguous: bool, dtype, bias_dtype, count: int, device) -> Callable[..., None]:
+    """Function of y, places, ratio, rest and bias (any tensor where bias_dtype is None) that changes y in place.
+
+    Args:
+        shape: of y. contiguous: whether it is, or else channels_last. count: of the places.
+    """
+    grid, blocks, sides = tiles(shape[0], shape[1], count, contiguous)
+    numbers = (count, shape[1], *steps(shape, contiguous), blocks)
+    return prepared(border_kernel, grid, numbers, (bias_dtype is not None, accumulator(dtype), *sides))
 
 
-def pad(x: Tensor, y: Tensor, source: Tensor) -> None:
-    """Fill y from x: source is int32, an entry for each pixel of y."""
-    grid, sides, blocks = tiles(y, len(source))
-    pad_kernel[grid](x, y, source, len(source), x.shape[1], *steps(x), *steps(y), blocks, **sides)
+@lru_cache(maxsize=4096)
+def scale(shape, contiguous: bool, dtype, device) -> Callable[..., None]:
+    """Function of x, y and ratio that fills y, for the shape and layout of both."""
+    count = shape[2] * shape[3]
+    grid, blocks, sides = tiles(shape[0], shape[1], count, contiguous)
+    numbers = (count, shape[1], *steps(shape, contiguous), blocks)
+    return prepared(scale_kernel, grid, numbers, (accumulator(dtype), *sides))
 
 
-def unpad(x: Tensor, y: Tensor, own: Tensor, starts: Tensor, others: Tensor) -> None:
-    """Fill x from y: for each pixel its own in y, and ``others[starts[i]:starts[i + 1]]``; all int32."""
-    grid, sides, blocks = tiles(x, len(own))
-    arguments = (x, y, own, starts, others, len(own), x.shape[1], *steps(x), *steps(y), blocks)
-    unpad_kernel[grid](*arguments, SUM=accumulator(x), **sides)
+@lru_cache(maxsize=4096)
+def pad(small, large, contiguous: bool, dtype, device) -> Callable[..., None]:
+    """Function of x, y and source that fills y, for the shapes of x and y and their layout."""
+    count = large[2] * large[3]
+    grid, blocks, sides = tiles(large[0], large[1], count, contiguous)
+    numbers = (count, large[1], *steps(small, contiguous), *steps(large, contiguous), blocks)
+    return prepared(pad_kernel, grid, numbers, sides)
+
+
+@lru_cache(maxsize=4096)
+def unpad(small, large, contiguous: bool, dtype, device) -> Callable[..., None]:
+    """Function of y, x, own, starts and others that fills x, for the shapes of x and y and their layout.
+
+    A pixel of x is the sum of its own pixel in y and of those in ``others[starts[i]:starts[i + 1]]``.
+    """
+    count = small[2] * small[3]
+    grid, blocks, sides = tiles(small[0], small[1], count, contiguous)
+    numbers = (count, small[1], *steps(small, contiguous), *steps(large, contiguous), blocks)
+    return prepared(unpad_kernel, grid, numbers, (accumulator(dtype), *sides))
