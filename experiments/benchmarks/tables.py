@@ -77,6 +77,31 @@ def training(result: dict) -> list[str]:
     return [*lines, ""]
 
 
+def kernels(result: dict) -> list[str]:
+    """Microseconds of each way on each map."""
+    ways = list(result["results"][0]["microseconds"])
+    rows = []
+    for row in result["results"]:
+        name = f"{'x'.join(map(str, row['shape']))}, {row['dtype'][6:]}, {row['layout'][6:].replace('_format', '')}"
+        rows.append([name, *(f"{row['microseconds'][way]:.0f}" for way in ways)])
+    return [f"Microseconds of one call; {about(result)}", "", *table(["", *ways], rows), ""]
+
+
+def one_run(result: dict) -> list[str]:
+    """A training that was watched: its rates and how long it waited."""
+    of, spans = result["medians"], (result["images_per_second"], result["data_wait_percent"])
+    rows = [
+        [name, f"{of[key]:,.{digits}f}", f"{min(span):,.{digits}f} to {max(span):,.{digits}f}"]
+        for (name, key, digits), span in zip(
+            [("images/s", "images_per_second", 0), ("waiting for data, % of the time", "data_wait_percent", 1)],
+            spans,
+            strict=True,
+        )
+    ]
+    lines = [f"`{result['command']}`", "", f"{result['data']}; {result['loader']}; {result['note']}", ""]
+    return [*lines, *table(["", "median", "lowest to highest"], rows), ""]
+
+
 def startup(result: dict) -> list[str]:
     """Seconds of each call."""
     rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in result["medians"].items()]
@@ -91,7 +116,9 @@ def main() -> int:
         "What a padding costs, in times of zero padding (quartiles)": ("padding", lambda r: padding(r["results"])),
         "Loaders for training": ("loaders", rates),
         "Training loops": ("training", training),
+        "A training from files": ("training_run", one_run),
         "Growth": ("growth", rates),
+        "Kernels": ("kernels", kernels),
     }
     for title, (name, make) in made.items():
         for path in sorted(HERE.glob(f"{name}-*.json")):

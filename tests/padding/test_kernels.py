@@ -1,6 +1,7 @@
 """The Triton kernels, run by Triton's interpreter on the CPU, against torch's and numpy's own padding."""
 
 import importlib
+import os
 import sys
 from contextlib import nullcontext
 
@@ -13,18 +14,18 @@ from pcpad.padding import gpu
 from pcpad.padding.coverage import ratio
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="Triton compiles here: test_kernels_gpu has the kernels on the GPU",
+)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 NUMPY = {"reflect": "reflect", "symmetric": "symmetric", "replicate": "edge", "circular": "wrap"}
 
 
 @pytest.fixture(scope="module")
 def kernels():
-    """The kernels, made for the interpreter; afterwards they are imported anew by whoever wants them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        sys.modules.pop("pcpad.padding.kernels", None)
-        yield importlib.import_module("pcpad.padding.kernels")
-        sys.modules.pop("pcpad.padding.kernels", None)
+    """The kernels, made for the interpreter."""
+    return importlib.import_module("pcpad.padding.kernels")
 
 
 @pytest.fixture
@@ -125,3 +126,46 @@ def test_a_wrong_table_is_seen(on_cpu, monkeypatch):
     x = torch.randn(1, 1, 7, 5)
     with torch.no_grad():
         assert not torch.equal(gpu.fill(x, (1, 1, 1, 1), "reflect"), F.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+def test_without_triton_one_warning_says_why(monkeypatch):
+    gpu.kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "pcpad.padding.kernels", None)
+    monkeypatch.delattr("pcpad.padding.kernels", raising=False)
+    with pytest.warns(UserWarning, match="without its Triton kernels.*kernels"):
+        assert gpu.kernels(torch.device("cuda", 0)) is None
+    assert gpu.kernels(torch.device("cuda", 0)) is None  # and no second one
+    gpu.kernels.cache_clear()
+
+
+def test_maps_that_the_kernels_do_not_take():
+    x = torch.randn(2, 3, 8, 8)
+    assert gpu.fits(x)
+    assert gpu.fits(x.contiguous(memory_format=torch.channels_last))
+    assert not gpu.fits(x[0])
+    assert not gpu.fits(x.transpose(2, 3))
+    assert not gpu.fits(x.int())
+    assert not gpu.fits(torch.randn(2 * 3 * 64 + 1)[1:].view(2, 3, 8, 8))  # begins 4 bytes too late
+    assert not gpu.worth(x)  # on a CPU
+
+
+def test_from_the_second_call_on_what_was_compiled_is_started(kernels):
+    calls = []
+
+    class Jit:
+        """Records who is called with what, as Triton's objects would be."""
+
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *arguments: calls.append((self.name, grid, arguments)) or Jit("compiled")
+
+    run = kernels.prepared(Jit("looks"), (4, 2), (7, 8), (True,))
+    for tensor in "abc":
+        run(tensor)
+    assert calls == [
+        ("looks", (4, 2), ("a", 7, 8, True)),
+        ("compiled", (4, 2, 1), ("b", 7, 8, True)),
+        ("compiled", (4, 2, 1), ("c", 7, 8, True)),
+    ]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import pcpad
 from pcpad.padding import gpu
+from pcpad.padding.coverage import ratio
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -39,7 +40,6 @@ def test_the_kernels_compute_what_torch_does(mode, groups, layout, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(conv(x), ours[0], rtol=1e-12, atol=1e-12)
     assert torch.equal(upstream, kept)
-    assert ours[0].is_contiguous(memory_format=layout)
     monkeypatch.setattr(gpu, "LARGE", 2**62)
     assert not gpu.worth(x)
     for a, b in zip(ours, results(conv, x, upstream), strict=True):
@@ -52,9 +52,10 @@ def test_every_dtype(dtype, layout):
     """Padding and border to one rounding of the dtype, odd channels, against torch in float64."""
     x = torch.randn(3, 37, 130, 121, device="cuda", dtype=dtype).contiguous(memory_format=layout)
     padded = gpu.fill(x, (2, 1, 3, 0), "reflect")
+    assert padded.is_contiguous(memory_format=layout)
     assert torch.equal(padded, F.pad(x.double(), (3, 0, 2, 1), mode="reflect").to(dtype))
     geometry = ((130, 121), (5, 3), (1, 1), (1, 1), (2, 2, 1, 1), 1.0)
-    r = pcpad.padding.coverage.ratio(*geometry[:-1], 1.0, torch.float64, "cuda")
+    r = ratio(*geometry, torch.float64, "cuda")
     bias = torch.randn(37, device="cuda")
     wanted = x.double() * r + bias.double().view(-1, 1, 1) * (1 - r)
     y = gpu.rescale(x.clone(memory_format=torch.preserve_format), bias, geometry)
