@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pcpad
-from pcpad.padding import PADDING_MODES, border, filled, handlers, partial, surgery
+from pcpad.padding import PADDING_MODES, border, filled, handlers, surgery
 from tests.zoo import models, oracle, proof
 from tests.zoo.redraw import redraw
 
@@ -73,7 +73,7 @@ def test_a_wrong_ratio_fails_the_proof(entries, monkeypatch):
         return right(*args, **kwargs) * (1 + 1e-9)
 
     monkeypatch.setattr(border, "cached_ratio", wrong)
-    monkeypatch.setattr(partial, "strips", border.strips.__wrapped__)  # past the cache
+    monkeypatch.setattr(border, "strips", border.strips.__wrapped__)  # past the cache
     with pytest.raises(proof.ProofFailed, match=r"partial at \d+: layer '.*' \(PartialConv2d\) is off by"):
         proof.prove(entries["timm/test_resnet"], ["zeros", "partial"])
 
