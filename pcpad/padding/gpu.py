@@ -176,7 +176,7 @@ MAPPED = ("reflect", "symmetric", "replicate", "circular")
 """Modes that `sources` knows."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)  # of large maps some 0.5 MB of the GPU's memory each
 def tables(size: tuple[int, int], pads: Pads, mode: str, device: torch.device) -> tuple[Tensor, ...]:
     """Of a padded image the source of each pixel; of each source its own pixel, where its others begin, and them."""
     (height, width), (top, bottom, left, right) = size, pads
