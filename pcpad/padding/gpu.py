@@ -141,7 +141,8 @@ def bias_gradient(grad: Tensor, where: Border) -> Tensor:
     if has_memory(grad) and grad.is_contiguous(memory_format=torch.channels_last):
         at_border = grad.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, where.places)
         return torch.matmul(where.rest, at_border).sum(0)
-    return torch.matmul(grad.flatten(2).index_select(2, where.places), where.rest).sum(0)
+    pixels = grad.reshape(*grad.shape[:2], -1)  # flatten has no rule for the gradients of `is_grads_batched`
+    return torch.matmul(pixels.index_select(2, where.places), where.rest).sum(0)
 
 
 class Scale(torch.autograd.Function):
@@ -227,8 +228,9 @@ class Fill(torch.autograd.Function):
         if has_memory(grad):
             return Unfill.apply(grad, ctx.size, ctx.pads, ctx.mode), None, None
         source, *_ = tables(ctx.size, ctx.pads, ctx.mode, grad.device)
-        of_x = grad.new_zeros((*grad.shape[:2], ctx.size[0] * ctx.size[1])).index_add(2, source, grad.flatten(2))
-        return of_x.unflatten(2, ctx.size), None, None
+        start, pixels = grad.shape[:2], grad.reshape(*grad.shape[:2], -1)
+        of_x = grad.new_zeros((*start, ctx.size[0] * ctx.size[1])).index_add(2, source, pixels)
+        return of_x.reshape(*start, *ctx.size), None, None
 
 
 class Unfill(torch.autograd.Function):
@@ -252,4 +254,5 @@ class Unfill(torch.autograd.Function):
         source, *_ = tables(tuple(grad.shape[-2:]), ctx.pads, ctx.mode, grad.device)
         top, bottom, left, right = ctx.pads
         size = (grad.shape[-2] + top + bottom, grad.shape[-1] + left + right)
-        return grad.flatten(2).index_select(2, source).unflatten(2, size), None, None, None
+        pixels = grad.reshape(*grad.shape[:2], -1).index_select(2, source)
+        return pixels.reshape(*grad.shape[:2], *size), None, None, None

@@ -128,6 +128,22 @@ def test_a_wrong_table_is_seen(on_cpu, monkeypatch):
         assert not torch.equal(gpu.fill(x, (1, 1, 1, 1), "reflect"), F.pad(x, (1, 1, 1, 1), mode="reflect"))
 
 
+@pytest.mark.parametrize("mode", [*NUMPY, "partial"])
+def test_many_gradients_at_once(on_cpu, mode):
+    """`is_grads_batched` brings gradients that hold no memory, which no kernel can read."""
+    conv = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
+    geometry = ((4, 5), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1.0)
+
+    def function(x, bias):
+        if mode == "partial":
+            return gpu.rescale(F.conv2d(x, conv.weight, bias, padding=1), bias, geometry)
+        return gpu.fill(x, (1, 2, 1, 1), mode) + bias.view(-1, 1, 1)
+
+    inputs = (torch.randn(1, 2, 4, 5, dtype=torch.float64), conv.bias.detach())
+    one, many = (torch.autograd.functional.jacobian(function, inputs, vectorize=v) for v in (False, True))
+    torch.testing.assert_close(one, many)
+
+
 def test_without_triton_one_warning_says_why(monkeypatch):
     gpu.kernels.cache_clear()
     monkeypatch.setitem(sys.modules, "pcpad.padding.kernels", None)
