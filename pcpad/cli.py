@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -34,8 +35,35 @@ STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "repo
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failure, 2 for a mistake in the call, 130 for Ctrl-C."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code.
+
+    0, 1 for a failure, 2 for a mistake in the call, 130 for Ctrl-C, 141 where the reader of its output has closed it
+    (`pcpad ... | head`).
+    """
+    try:
+        code = answer(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except OSError as error:
+        closed = output_is_closed(error)
+        if os.environ.get("PCPAD_TRACEBACK") and not closed:
+            raise
+        code = 141 if closed else fail(str(error), 1)  # 141: what a shell shows for a program that SIGPIPE has ended
+        with contextlib.suppress(OSError):  # a stream without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+    return code
+
+
+def output_is_closed(error: Exception) -> bool:
+    """Whether an error is that nobody reads standard output any more."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    found = select.poll()
+    found.register(sys.stdout, 0)  # what is wrong with it is reported whatever one asks for
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in found.poll(0))
+
+
+def answer(argv: list[str]) -> int:
+    """Print what was asked for without a command, or run the command; returns the exit code."""
     with contextlib.suppress(AttributeError):  # a stream of a test's own
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -93,6 +121,8 @@ def run(command: str, rest: list[str]) -> int:
             print(yaml_text(settings), end="")
             return 0
     except (ValueError, OSError) as error:
+        if output_is_closed(error):
+            raise
         return fail(str(error), 2)
     try:
         if command == "train":
@@ -152,7 +182,7 @@ def run(command: str, rest: list[str]) -> int:
     except KeyboardInterrupt:
         return fail("stopped", 130)
     except (ValueError, OSError) as error:
-        if os.environ.get("PCPAD_TRACEBACK"):
+        if os.environ.get("PCPAD_TRACEBACK") or output_is_closed(error):
             raise
         return fail(str(error), 1)
     except RuntimeError as error:

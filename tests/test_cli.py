@@ -1,6 +1,8 @@
 """The command line's settings: layers, messages, exit codes. Training itself is tested elsewhere."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -254,3 +256,24 @@ def test_inspect_names_mistakes(argv, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--print_config"], ["data", "list"]])
+def test_a_reader_that_goes_away_ends_it_without_a_message(argv):
+    """As in `pcpad ... | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, "-m", "pcpad", *argv], stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_said():
+    with open("/dev/full", "w") as full:
+        call = [sys.executable, "-m", "pcpad", "--help"]
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "pcpad: error: [Errno 28] No space left on device\n"

@@ -20,12 +20,14 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
     """Name and arguments of each program."""
     there = ["--device", device]
     if device == "cpu":
-        most = ["--network", "resnet50", "mobilenet_v2", "convnext_tiny", "efficientnet_b0"]
-        found = [("padding", [*there, *most, "--work", "inference", "--repeats", "21"])]
-        found += [("padding", [*there, *most, "--work", "training"])]
-        found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "5"])]
-        found += [("padding", [*there, *FEW, "--amp"])]
-        found += [("padding", [*there, *FEW, "--compile", "--ways", *COMPILED])]
+        heavy, light = ["--network", "resnet50", "convnext_tiny"], ["--network", "mobilenet_v2", "efficientnet_b0"]
+        found = [
+            ("padding", [*there, *light, *BOTH, "--repeats", "61"]),
+            ("padding", [*there, *heavy, *BOTH, "--repeats", "31"]),
+        ]
+        found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "15"])]
+        found += [("padding", [*there, *FEW, "--compile", "--ways", *COMPILED, "--repeats", "31"])]
+        found += [("padding", [*there, *FEW, "--amp", "--repeats", "21"])]
         sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
         train: list[str] = []
     else:
@@ -41,6 +43,10 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
     read = ["--data", data] if data else []
     found += [("training", [*there, *read, *train])]
     if data:
+        found += [
+            ("hotspots", [*there, *read]),
+            ("grid", ["--images", "200", *read, "--out", str(HERE / f"grid-{device}.json")]),
+        ]
         found += [("loaders", [*there, *read]), ("growth", [*there, *read, *sizes, *threads])]
     return found
 
@@ -50,11 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--data", help="folder of a folder for each class")
-    names = ["padding", "kernels", "startup", "training", "loaders", "growth"]
+    names = ["padding", "kernels", "startup", "training", "hotspots", "grid", "loaders", "growth"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args(argv)
     if not options.data:
-        print("loaders and growth need images, and are left out: DATA=/path/of/class/folders", flush=True)
+        print(
+            "hotspots, grid, loaders and growth need images, and are left out: DATA=/path/of/class/folders", flush=True
+        )
     failed = []
     for name, arguments in plan(options.device, options.data):
         if name in options.only:

@@ -1,9 +1,10 @@
 """What a grid of paddings and sizes costs against one evaluation for each of its cells.
 
-    python experiments/benchmarks/grid.py --weights lite0.pth --data /path/to/photographs
+    python experiments/benchmarks/grid.py --data /path/to/photographs
 
 Both are `pcpad eval`, called in one process, one after the other, so that neither pays for starting torch. Every
 evaluation starts with the images checked already. Then the forward passes of all cells alone, on images that are there.
+The time does not depend on the weights, which are drawn at random if none are named.
 Writes JSON: seconds of the grid, of each cell and of the forward passes, and the ratios.
 """
 
@@ -18,11 +19,15 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import timing
+
 import pcpad
 from pcpad import models
 from pcpad.config import EvalSettings
 from pcpad.config.images import DataSettings
-from pcpad.environment import hardware, pick_device, versions
+from pcpad.environment import pick_device
 from pcpad.evaluation.record import read_records
 from pcpad.evaluation.run import evaluate
 
@@ -49,6 +54,11 @@ def measure(options: argparse.Namespace) -> dict:
     paddings, sizes = options.paddings.split(","), options.sizes.split(",")
     with tempfile.TemporaryDirectory(prefix="pcpad-grid-") as scratch:
         folder = Path(scratch)
+        if options.images:
+            options.data = str(timing.some_images(options.data, folder / "images", options.images))
+        if not options.weights:
+            options.weights = str(folder / "weights.pth")
+            torch.save(models.build(models.resolve(options.model), 1000).state_dict(), options.weights)
         seconds(folder / "warm", options, paddings[0], sizes[0])
         whole = seconds(folder / "grid", options, options.paddings, options.sizes)
         found = {(r["padding"], r["size"]): r["top1"] for r in read_records(folder / "grid")}
@@ -76,10 +86,7 @@ def measure(options: argparse.Namespace) -> dict:
         "forward_seconds": round(alone, 2),
         "ratio_to_forward": round(whole / alone, 3),
         "cells": cells,
-        "date": time.strftime("%Y-%m-%d"),
-        "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        "versions": versions(),
-    }
+    } | timing.about(pick_device("auto"))
 
 
 def forward_seconds(options: argparse.Namespace, cells: list[tuple[str, int]], images: int) -> float:
@@ -102,8 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="timm/tf_efficientnet_lite0")
-    parser.add_argument("--weights", default="pretrained", help="a file, or the name of the library's weights")
+    parser.add_argument("--weights", help="a file, or the name of the library's weights; drawn at random if not given")
     parser.add_argument("--data", required=True, help="a folder of class folders")
+    parser.add_argument("--images", type=int, help="so many of them; all if not given")
     parser.add_argument("--paddings", default="zeros,partial,reflect,replicate,circular")
     parser.add_argument("--sizes", default="160,192,224,256,288")
     parser.add_argument("--loader", default="auto", choices=["auto", "dali", "torchvision"])

@@ -67,7 +67,7 @@ def train(options: argparse.Namespace) -> dict:
 
 def evaluation(options: argparse.Namespace, folder: Path) -> dict:
     """One grid."""
-    weights = folder / "weights.pth"
+    weights, images = folder / "weights.pth", timing.some_images(options.data, folder / "images", options.images)
     torch.save(models.build(models.resolve(options.model), 1000).state_dict(), weights)
 
     def work(out: str) -> None:
@@ -76,7 +76,7 @@ def evaluation(options: argparse.Namespace, folder: Path) -> dict:
             weights=str(weights),
             paddings="zeros,partial,reflect",
             sizes="160,224",
-            data=DataSettings(name=options.data),
+            data=DataSettings(name=str(images)),
             batch_size=options.batch,
             out=str(folder / out),
         )
@@ -90,7 +90,8 @@ def evaluation(options: argparse.Namespace, folder: Path) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--data", required=True, help="folder of a folder for each class; some 100 images do")
+    parser.add_argument("--data", required=True, help="folder of a folder for each class")
+    parser.add_argument("--images", type=int, default=100, help="of them, for the evaluation: its profile is large")
     parser.add_argument("--model", default="torchvision/resnet18")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=128)

@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from scipy.stats import binom
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -26,8 +28,15 @@ def about(result: dict) -> str:
     return f"{result['date']}, {result['hardware']}, {result['threads']} threads, {named}"
 
 
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The 95% interval of a median, whatever the distribution: two of the values in order; of five, the whole range."""
+    low, high = binom.interval(0.95, len(values), 0.5)
+    ordered = sorted(values)
+    return ordered[max(int(low) - 1, 0)], ordered[min(int(high), len(values) - 1)]
+
+
 def padding(results: list[dict]) -> list[str]:
-    """One table for each way of computing: networks and work by mode, ratios to zeros with quartiles."""
+    """One table for each way of computing: networks and work by mode, ratios to zeros with intervals."""
     lines, groups = [], {}
     for result in results:
         key = (result["hardware"], result["compile"], result["amp"], result["channels_last"])
@@ -39,8 +48,15 @@ def padding(results: list[dict]) -> list[str]:
         rows = []
         for result in group:
             name = f"{result['network'].partition('/')[2]}, {result['work']}, {result['batch']} of {result['size']}"
-            found = [result["ratios"].get(way) for way in ways]
-            rows.append([name, *(f"{r['ratio']:.2f} ({r['low']:.2f} to {r['high']:.2f})" if r else "" for r in found)])
+            seconds = result["seconds"]
+            row = []
+            for way in ways:
+                if way not in seconds:
+                    row.append("")
+                    continue
+                low, high = median_interval([a / b for a, b in zip(seconds[way], seconds["zeros"], strict=True)])
+                row.append(f"{result['ratios'][way]['ratio']:.2f} ({low:.2f} to {high:.2f})")
+            rows.append([name, *row])
             peaks = result.get("peak_mib")
             if peaks:
                 ratios = [f"{peaks[way] / peaks['zeros']:.3f}" if way in peaks else "" for way in ways]
@@ -102,10 +118,30 @@ def one_run(result: dict) -> list[str]:
     return [*lines, *table(["", "median", "lowest to highest"], rows), ""]
 
 
+def hotspots(result: dict) -> list[str]:
+    """The first operations of a training step and of an evaluation, each with its share of the time."""
+    lines = [f"{result['model']}, batches of {result['batch']}, amp {result['amp']}; {about(result)}", ""]
+    for work in ("training step", "evaluation"):
+        found = result[work]
+        rows = [[f"`{o['name']}`", f"{o['calls']:,}", f"{o['share']:.1%}"] for o in found["operations"]]
+        rows.append(["all of torch's operations", "", f"{found['in_operations']:.1%}"])
+        lines += [*table([work, "calls", "share of the time"], rows), ""]
+    return lines
+
+
+def grid(result: dict) -> list[str]:
+    """Seconds of a grid, of its cells one by one and of the forward passes."""
+    of = f"{result['model']}, {result['images']} images, {len(result['cells'])} cells, {result['loader']}"
+    rows = [["grid", f"{result['grid_seconds']:.1f}", ""]]
+    rows.append(["its cells one by one", f"{result['cells_seconds']:.1f}", f"{result['ratio']:.2f}"])
+    rows.append(["forward passes alone", f"{result['forward_seconds']:.1f}", f"{result['ratio_to_forward']:.2f}"])
+    return [f"{of}; {about(result)}", "", *table(["", "seconds", "the grid takes times as long"], rows), ""]
+
+
 def startup(result: dict) -> list[str]:
     """Seconds of each call."""
     rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in result["medians"].items()]
-    adds = f"`import pcpad` adds {result['pcpad_adds_to_torch']:.3f} s to `import torch`."
+    adds = f"`import pcpad` adds {result['pcpad_adds_to_torch']:.4f} s to `import torch`."
     return [about(result), "", *table(["", "seconds, median"], rows), "", adds, ""]
 
 
@@ -113,12 +149,17 @@ def main() -> int:
     """Write TABLES.md."""
     lines = ["# Benchmarks", "", "Made by `tables.py` from the JSON files of this folder.", ""]
     made = {
-        "What a padding costs, in times of zero padding (quartiles)": ("padding", lambda r: padding(r["results"])),
+        "What a padding costs, in times of zero padding (95% interval of the median)": (
+            "padding",
+            lambda r: padding(r["results"]),
+        ),
         "Loaders for training": ("loaders", rates),
         "Training loops": ("training", training),
         "A training from files": ("training_run", one_run),
         "Growth": ("growth", rates),
         "Kernels": ("kernels", kernels),
+        "Hot spots": ("hotspots", hotspots),
+        "A grid of paddings and sizes": ("grid", grid),
     }
     for title, (name, make) in made.items():
         for path in sorted(HERE.glob(f"{name}-*.json")):

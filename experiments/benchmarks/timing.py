@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pcpad.data.manifest import EXTENSIONS
 from pcpad.environment import commit, hardware, versions
 
 
@@ -52,6 +53,18 @@ def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, dict[str
         low, middle, high = statistics.quantiles(own, n=4) if len(own) > 1 else own * 3
         found[name] = {"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
     return found
+
+
+def some_images(data: str, folder: Path, count: int) -> Path:
+    """A class tree in `folder` with links to at most so many images of another, taken evenly over its classes."""
+    found = sorted(path for path in Path(data).rglob("*") if path.suffix.lower() in EXTENSIONS)
+    step = max(len(found) / count, 1)
+    for i in range(min(count, len(found))):
+        path = found[int(i * step)]
+        link = folder / path.parent.name / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    return folder
 
 
 def about(device: torch.device) -> dict:
