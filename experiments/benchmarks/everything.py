@@ -45,7 +45,7 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
     if data:
         found += [
             ("hotspots", [*there, *read]),
-            ("grid", ["--images", "200", *read, "--out", str(HERE / f"grid-{device}.json")]),
+            ("grid", ["--images", "1000", *read, "--out", str(HERE / f"grid-{device}.json")]),
         ]
         found += [("loaders", [*there, *read]), ("growth", [*there, *read, *sizes, *threads])]
     return found

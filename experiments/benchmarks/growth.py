@@ -54,8 +54,8 @@ def training(options: argparse.Namespace, ranks: int) -> float:
         command += ["--size", str(options.train_size), "--epochs", "1"]
         environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        (events,) = Path(folder).rglob("events.out.tfevents.*")
-        log = EventAccumulator(str(events.parent))
+        (logs,) = {path.parent for path in Path(folder).rglob("events.out.tfevents.*")}
+        log = EventAccumulator(str(logs))
         log.Reload()
         return statistics.median(entry.value for entry in log.Scalars("train/images_per_second")[1:])
 

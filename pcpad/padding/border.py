@@ -68,19 +68,24 @@ def rescaled(y: Tensor, bias: Tensor | None, r: Tensor) -> Tensor:
 def may_change(y: Tensor, x: Tensor, bias: Tensor | None) -> bool:
     """Whether a convolution's output may be changed in place, and whether that is worth while.
 
-    It may where nothing but its reader holds y, and nobody traces or transforms. On a CPU nobody may differentiate
-    either: the incoming gradient, which may be that of a residual branch too, would have to be copied, and nothing is
-    gained.
+    It may where nothing but its reader holds y, and nobody traces or transforms. With a gradient it is worth while on a
+    CPU if there is a bias: without one the incoming gradient, which may be that of a residual branch too, has to be
+    multiplied as a whole, and the output may as well be.
     """
     if not eager(x) or type(y) is not Tensor or y is x:
         return False
     if y.device.type != "cpu":
         return gpu.worth(y)
-    return not (y.requires_grad or (bias is not None and bias.requires_grad and torch.is_grad_enabled()))
+    return not differentiated(y, bias) or (bias is not None and not y._is_view())
+
+
+def differentiated(y: Tensor, bias: Tensor | None) -> bool:
+    """Whether what is computed of an output and a bias has a gradient."""
+    return torch.is_grad_enabled() and (y.requires_grad or (bias is not None and bias.requires_grad))
 
 
 def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
-    """`y` itself, its border times ratio plus bias * rest.
+    """`y` itself, its border times ratio plus bias * rest, differentiable.
 
     Args:
         y: ``(N, C', H', W')`` or ``(C', H', W')``, of which `may_change` holds.
@@ -89,6 +94,13 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """
     if y.device.type != "cpu":
         return gpu.rescale(y, bias, geometry)
+    if differentiated(y, bias):
+        return RescaleStrips.apply(y, bias, geometry)
+    return change(y, bias, geometry)
+
+
+def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+    """`rescale` on a CPU without a gradient."""
     bias = None if bias is None else bias.to(y.dtype).view(-1, 1, 1)
     for rows, cols, ratio, rest in strips(*geometry, y.dtype, y.device):
         part = y[..., rows, cols]
@@ -97,3 +109,21 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
         else:
             torch.addcmul(bias * rest, part, ratio, out=part)
     return y
+
+
+class RescaleStrips(torch.autograd.Function):
+    """The border of a convolution's fresh output changed in place; the incoming gradient is not."""
+
+    @staticmethod
+    def forward(ctx, y, bias, geometry):
+        ctx.mark_dirty(y)
+        ctx.geometry, ctx.bias = (*geometry, y.dtype, y.device), None if bias is None else bias.dtype
+        return change(y, bias, geometry)
+
+    @staticmethod
+    def backward(ctx, grad):
+        of_bias = None
+        if ctx.bias is not None and ctx.needs_input_grad[1]:  # the convolution sums the rest of it
+            parts = [grad[..., rows, cols] * rest for rows, cols, _, rest in strips(*ctx.geometry)]
+            of_bias = sum((part.sum((0, 2, 3)) for part in parts), grad.new_zeros(grad.shape[1])).to(ctx.bias)
+        return grad * cached_ratio(*ctx.geometry), of_bias, None

@@ -52,6 +52,36 @@ def test_gradients_of_the_border(shape, bias):
     np.testing.assert_allclose(y.detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dims", [4, 3])
+@pytest.mark.parametrize("parts", [("bias",), ("weight",), ("weight", "bias"), ("weight", "bias", "x")])
+def test_a_border_with_a_bias_and_a_gradient(parts, dims):
+    """In place; the gradients are those of a product with the whole ratio, and the incoming one is left as it is."""
+    conv, x = conv_of(SHAPES[0]), torch.randn(2, 4, 6, 5).double()[: 2 if dims == 4 else 1]
+    x = x if dims == 4 else x[0]
+    for name, tensor in (*conv.named_parameters(), ("x", x)):
+        tensor.requires_grad_(name in parts)
+    y, incoming = conv(x), torch.randn(2, 4, 6, 5).double()[: 2 if dims == 4 else 1].reshape(conv(x).shape)
+    assert ("RescaleStrips" in y.grad_fn.name()) == (dims == 4)
+    kept = incoming.clone()
+    y.backward(incoming)
+    assert torch.equal(incoming, kept)
+    found = {name: tensor.grad for name, tensor in (*conv.named_parameters(), ("x", x))}
+
+    taps = np.full((6, 5), 9.0)
+    taps[[0, -1]] = 6
+    taps[:, [0, -1]] *= 6 / 9
+    r = torch.from_numpy(9 / taps)
+    weight, bias, image = (t.detach().clone().requires_grad_() for t in (conv.weight, conv.bias, x))
+    plain = torch.nn.functional.conv2d(image, weight, padding=1) * r + bias.view(-1, 1, 1)
+    torch.testing.assert_close(y, plain, rtol=1e-12, atol=1e-12)
+    plain.backward(incoming)
+    for name, wanted in {"weight": weight.grad, "bias": bias.grad, "x": image.grad}.items():
+        if name in parts:
+            torch.testing.assert_close(found[name], wanted, rtol=1e-12, atol=1e-12)
+        else:
+            assert found[name] is None
+
+
 @pytest.mark.parametrize("mode", ["circular", "symmetric"])
 @pytest.mark.parametrize("pads", [(1, 1, 1, 1), (2, 0, 1, 3), (0, 0, 0, 2), (4, 4, 3, 3)])
 def test_a_padded_image_from_blocks(mode, pads):
@@ -96,9 +126,10 @@ def test_under_a_transform_nothing_is_changed_in_place(mode):
 def test_what_may_be_changed_in_place():
     x, bias = torch.randn(1, 2, 5, 5), nn.Parameter(torch.randn(2))
     y = torch.randn(1, 2, 5, 5)
-    assert not may_change(y, x, bias)  # the result has a gradient, if only of the bias
     assert may_change(y, x, None)
+    assert may_change(y, x, bias)  # the result has a gradient, if only of the bias
     assert not may_change(x, x, None)
+    assert not may_change(torch.randn(1, 1, 2, 5, 5)[0].requires_grad_(), x, bias)  # a view, whose base others hold
     assert not may_change(y.requires_grad_(), x, None)
     with torch.no_grad():
         assert may_change(torch.randn(1, 2, 5, 5), x, bias)
