@@ -65,6 +65,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(monkeypatch):
         environment.pick_device("cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_map():
     """Pages that the system has to clear for 20 maps of 64 MiB: all of them each time, and only once."""

@@ -100,7 +100,7 @@ def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
         assert (kept["top5"][:, 0] != plain[0]).sum() > 3
 
 
-@pytest.mark.parametrize("mode", ["partial", "reflect"])
+@pytest.mark.parametrize("mode", ["partial", pytest.param("reflect", marks=pytest.mark.slow)])
 def test_other_paddings_give_what_an_oracle_gives(weights, sample, tmp_path, mode):
     """Five of its convolutions pad as TensorFlow does; the oracle's model is not converted at all."""
     few = tmp_path / "few"

@@ -200,8 +200,8 @@ def test_without_training(call, weights, tmp_path, capsys):
 @pytest.mark.parametrize(
     "moment",
     [
-        *("recalibrated", "step 5"),
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("unconverted", "recalibration", "step 1")),
+        "recalibrated",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("unconverted", "recalibration", "step 1", "step 5")),
     ],
 )
 def test_stopped_anywhere_it_ends_the_same(call, weights, tmp_path, monkeypatch, capsys, moment):

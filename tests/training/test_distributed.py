@@ -75,7 +75,7 @@ def test_another_order_would_be_seen(pair, argv, tmp_path):
     assert max(float((a[k] - b[k]).abs().max()) for k in a) > 1e-6
 
 
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("loader", ["torchvision", pytest.param("dali", marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_both_after_one_step(pair, argv, tmp_path, loader, at):
     """And the resumed run ends as the undisturbed one, bit for bit."""
@@ -151,9 +151,8 @@ def test_what_is_not_finite_stops_both_before_the_weights(pair, argv, tmp_path, 
     ("loader", "split"),
     [
         ("torchvision", "train"),
-        ("torchvision", "val"),
         ("dali", "train"),
-        pytest.param("dali", "val", marks=pytest.mark.slow),
+        *(pytest.param(loader, "val", marks=pytest.mark.slow) for loader in ("torchvision", "dali")),
     ],
 )
 def test_a_file_that_goes_bad_stops_both_and_is_named(pair, argv, tmp_path, data, loader, split):

@@ -191,6 +191,7 @@ def test_fp16_that_no_loss_scale_helps_has_diverged(call, tmp_path, monkeypatch,
     assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["amp"] == "fp16"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text(data, tmp_path):
     """Of a file: Linux allows any bytes."""
     shutil.copytree(data, tmp_path / "data")
