@@ -58,7 +58,8 @@ def measure(options: argparse.Namespace) -> dict:
             options.data = str(timing.some_images(options.data, folder / "images", options.images))
         if not options.weights:
             options.weights = str(folder / "weights.pth")
-            torch.save(models.build(models.resolve(options.model), 1000).state_dict(), options.weights)
+            net = models.build(models.resolve(options.model), timing.num_classes(options.data))
+            torch.save(net.state_dict(), options.weights)
         seconds(folder / "warm", options, paddings[0], sizes[0])
         whole = seconds(folder / "grid", options, options.paddings, options.sizes)
         found = {(r["padding"], r["size"]): r["top1"] for r in read_records(folder / "grid")}

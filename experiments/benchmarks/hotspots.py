@@ -68,7 +68,7 @@ def train(options: argparse.Namespace) -> dict:
 def evaluation(options: argparse.Namespace, folder: Path) -> dict:
     """One grid."""
     weights, images = folder / "weights.pth", timing.some_images(options.data, folder / "images", options.images)
-    torch.save(models.build(models.resolve(options.model), 1000).state_dict(), weights)
+    torch.save(models.build(models.resolve(options.model), timing.num_classes(images)).state_dict(), weights)
 
     def work(out: str) -> None:
         settings = EvalSettings(

@@ -67,6 +67,11 @@ def some_images(data: str, folder: Path, count: int) -> Path:
     return folder
 
 
+def num_classes(data: str | Path) -> int:
+    """Class folders of a class tree."""
+    return sum(path.is_dir() for path in Path(data).iterdir())
+
+
 def about(device: torch.device) -> dict:
     """Date, hardware, threads, versions and commit."""
     return {

@@ -52,3 +52,9 @@ def test_a_cell_that_is_another_alone_is_an_error(benchmark, argv, monkeypatch):
     )
     with pytest.raises(RuntimeError, match=r"zeros at 32: \d right alone, \d in the grid"):
         benchmark.main(argv)
+
+
+def test_some_images_and_weights_drawn_at_random(benchmark, argv, tmp_path):
+    argv = [option for option in argv if not option.startswith("--weights")]
+    assert benchmark.main([*argv, "--images=4"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["images"] == 4
