@@ -32,7 +32,7 @@ def predictions(folder, record) -> dict[str, list]:
         return {name: kept[name].tolist() for name in kept.files}
 
 
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize("loader", [pytest.param("torchvision", marks=pytest.mark.slow), "dali"])
 def test_each_cell_is_what_it_is_alone(call, tmp_path, capsys, loader):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")

@@ -98,7 +98,7 @@ def test_what_cannot_be_followed_is_said_before_the_start(tmp_path, folder, caps
     )
 
 
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize("loader", [pytest.param("torchvision", marks=pytest.mark.slow), "dali"])
 def test_a_run_on_native_sizes(folder, tmp_path, loader, capsys):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")

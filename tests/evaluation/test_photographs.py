@@ -61,7 +61,7 @@ def plain(weights, sample, photographs):
     return np.array(predictions), np.array(labels)
 
 
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize("loader", [pytest.param("torchvision", marks=pytest.mark.slow), "dali"])
 def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
@@ -90,6 +90,7 @@ def test_zeros_gives_what_timm_gives(weights, sample, plain, tmp_path, loader):
     assert (record["size"], record["preprocess"]["crop_pct"], record["preprocess"]["mean"]) == ("224", 0.875, [0.5] * 3)
 
 
+@pytest.mark.slow
 def test_a_wrong_preprocessing_would_be_seen(weights, sample, plain, tmp_path):
     """The control: squashing instead of cropping moves predictions."""
     options = {"model": f"timm/{MODEL}", "weights": weights, "data": sample, "out": tmp_path / "out", "device": "cpu"}

@@ -38,7 +38,7 @@ def by_hand(image: Image.Image, kind: str, width: int, row: int) -> torch.Tensor
     return torch.from_numpy(x.copy())
 
 
-@pytest.mark.parametrize("loader", ["torchvision", "dali"])
+@pytest.mark.parametrize("loader", [pytest.param("torchvision", marks=pytest.mark.slow), "dali"])
 def test_each_variant_is_what_it_is_by_hand(folder, tmp_path, capsys, loader):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")

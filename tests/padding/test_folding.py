@@ -40,7 +40,7 @@ def small(name):
         return timm.create_model(name).eval()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (i % 2)) for i, n in enumerate(FAMILIES)])
 def test_folding_is_refused_after_surgery_and_allowed_after_zeros(name):
     net = small(name)
     before = {n: set(vars(m)) for n, m in net.named_modules()}

@@ -252,6 +252,7 @@ def test_the_power_of_a_checkpoint_is_what_it_is_evaluated_with(call, weights, t
     assert record["loss"] == pytest.approx(trained["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_distillation_alone_needs_no_labels(call, weights, tmp_path, monkeypatch):
     """With the whole loss from the teacher, labels that are all wrong train the same network."""
     original, nets = loop.backward, []
@@ -282,6 +283,7 @@ def test_frozen_norms_keep_their_statistics(call, weights, tmp_path):
         assert not torch.equal(before["fc.weight"], after["fc.weight"])
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_gone_or_another(call, weights, tmp_path, capsys):
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.distill": 0.5}
     assert call("train", **options) == 0

@@ -66,6 +66,7 @@ def test_two_processes_give_the_weights_of_one(pair, argv, tmp_path, monkeypatch
     assert (two["world"], len(two["ranks"])) == (2, 2)
 
 
+@pytest.mark.slow
 def test_another_order_would_be_seen(pair, argv, tmp_path):
     """The control: with another seed of the order the weights are others."""
     options = {"model": "resnet18", "padding": "partial", "epochs": 2}
@@ -150,8 +151,8 @@ def test_what_is_not_finite_stops_both_before_the_weights(pair, argv, tmp_path, 
 @pytest.mark.parametrize(
     ("loader", "split"),
     [
-        ("torchvision", "train"),
         ("dali", "train"),
+        pytest.param("torchvision", "train", marks=pytest.mark.slow),
         *(pytest.param(loader, "val", marks=pytest.mark.slow) for loader in ("torchvision", "dali")),
     ],
 )

@@ -172,6 +172,7 @@ def test_parts_that_no_epoch_fills_are_refused(call, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fp16_that_no_loss_scale_helps_has_diverged(call, tmp_path, monkeypatch, capsys):
     """Skipped steps are the scaler's own affair; not where every step is skipped, down to no scale at all."""
     original, steps = loop.backward, []
