@@ -19,8 +19,8 @@ def inspect_model(settings: InspectSettings) -> Inspection:
     """Inspect one model by name and print what is found.
 
     Raises:
-        ValueError: an unknown model, mode or size; a model that does not run at this size. OSError: the JSON file
-            cannot be written, which is known before the work.
+        ValueError: an unknown model, argument of it, mode or size; a model that does not run at this size. OSError: the
+            JSON file cannot be written, which is known before the work.
     """
     name, mode = resolve(settings.model, any_task=True), canonical(settings.padding)
     out = settings.out and Path(settings.out)
@@ -32,7 +32,7 @@ def inspect_model(settings: InspectSettings) -> Inspection:
         out.open("a").close()  # it can be written: known before the work
         if new:
             out.unlink()
-    model = build_on_meta(name)
+    model = build_on_meta(name, settings.model_kwargs)
     channels, own = 3, OWN_SIZE
     if name.library == "timm":
         channels, _, own = model.pretrained_cfg.get("input_size", (channels, own, own))

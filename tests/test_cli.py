@@ -241,9 +241,24 @@ def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "run for real" in captured.err
 
 
+@pytest.mark.parametrize(("dilated", "stride", "padding", "side"), [("false", 2, 1, 14), ("true", 1, 2, 28)])
+def test_inspect_passes_arguments_to_the_models_constructor(dilated, stride, padding, side, tmp_path):
+    """torchvision's third stage, dilated, keeps the 28 pixels of the second and pads two from its second block on."""
+    argv = ["resnet50", "--search", "false", "--out", str(tmp_path / "found.json")]
+    argv += ["--model_kwargs.replace_stride_with_dilation", f"[false, {dilated}, false]"]
+    assert main(["inspect", *argv]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    layers = {layer["name"]: layer for layer in found["surgery"]["layers"]}
+    maps = {layer["name"]: layer["maps"] for layer in found["geometry"]}
+    assert layers["layer3.0.conv2"]["stride"] == [stride, stride]
+    assert layers["layer3.1.conv2"]["padding"] == [padding, padding]
+    assert maps["layer3.1.conv2"] == [[side, side]]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["resnet50", "--model_kwargs.dilation", "2"], "torchvision/resnet50 does not take 'dilation'"),
         (["resnet5O"], "unknown model 'resnet5O'; did you mean 'resnet50'?"),
         (["resnet18", "--padding", "partail"], "unknown padding mode 'partail'"),
         (["vgg11", "--size", "16"], "VGG does not run at 16x16"),

@@ -83,6 +83,8 @@ class InspectSettings:
 
     model: str | None = None
     """`resnet50`, `torchvision/NAME` (detectors and segmentation too) or `timm/NAME`; or the first word of the call."""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """As in train."""
     padding: str = "partial"
     """Padding mode to look at."""
     size: int | None = None
