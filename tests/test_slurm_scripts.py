@@ -1,10 +1,13 @@
 """scripts/slurm without a Slurm: which commands come of a call, and what is refused. tests/slurm has a real one."""
 
 import importlib.util
+import json
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,15 +27,15 @@ submit, job = load("submit"), load("job")
 
 
 def test_a_grid_has_a_run_for_each_combination(tmp_path):
-    runs = submit.grid(str(tmp_path), ["padding=zeros,partial", "model=timm/a,b"], ["--epochs", "3"])
-    assert [Path(out).name for out, _ in runs] == [
+    wanted = submit.grid(str(tmp_path), ["padding=zeros,partial", "model=timm/a,b"], ["--epochs", "3"])
+    assert [Path(one.out).name for one in wanted] == [
         "padding_zeros-model_timm_a",
         "padding_zeros-model_b",
         "padding_partial-model_timm_a",
         "padding_partial-model_b",
     ]
-    assert runs[2][1] == ["--epochs", "3", "--padding", "partial", "--model", "timm/a"]
-    assert submit.grid("one", [], ["--seed", "1"]) == [(str(Path("one").resolve()), ["--seed", "1"])]
+    assert wanted[2].arguments == ("--epochs", "3", "--padding", "partial", "--model", "timm/a")
+    assert submit.grid("one", [], ["--seed", "1"]) == [submit.Wanted(str(Path("one").resolve()), ("--seed", "1"))]
 
 
 @pytest.mark.parametrize(
@@ -57,32 +60,83 @@ def test_a_mistake_does_not_wait_in_the_queue(argv, message, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_a_study_s_missing_runs_are_submitted(tmp_path, monkeypatch, capsys):
-    """Each with the arguments and the folder that `pcpad study run` would give it."""
+STUDY = """
+title: t
+question: q
+recipe: textures
+tables: [training]
+grid: {model: [torchvision/resnet18], padding: [zeros, partial], seed: [0, 1]}
+"""
+
+OTHER = """
+title: t
+question: q
+from: small
+tables: [cross]
+evaluate: {paddings: [zeros, reflect], sizes: [32, 64]}
+"""
+
+
+@pytest.fixture
+def sent(tmp_path, monkeypatch):
+    """The jobs that a call would submit where there are two studies: one trains, one evaluates the other's runs."""
     monkeypatch.chdir(tmp_path)
-    study = Path("experiments/small")
-    study.mkdir(parents=True)
-    (study / "study.yaml").write_text(
-        "title: t\nquestion: q\nrecipe: textures\ntables: [training]\n"
-        "grid:\n  model: [torchvision/resnet18]\n  padding: [zeros, partial]\n  seed: [0, 1]\n"
-    )
-    sent = []
-    monkeypatch.setattr(submit, "submit", lambda runs, options: sent.append((runs, options.out)) or [])
-    with pytest.raises(ValueError, match="zip"):  # no jobs to tell of
-        submit.main(["--study", "small", "--only", "*-partial-*", "--data", "/images"])
-    ((runs, out),) = sent
-    assert out == "runs/small"
-    name = "torchvision_resnet18-partial-s"
-    assert [folder for folder, _ in runs] == [str(tmp_path / "runs/small" / f"{name}{seed}") for seed in (0, 1)]
-    wanted = ["--recipe", "textures", "--model", "torchvision/resnet18", "--padding", "partial", "--seed", "1"]
-    assert runs[1][1] == [*wanted, "--data.name", "/images"]
-    for argv, message in (
+    for name, text in (("small", STUDY), ("other", OTHER)):
+        Path("experiments", name).mkdir(parents=True)
+        Path("experiments", name, "study.yaml").write_text(text)
+    jobs = []
+
+    def submitted(wanted, _):
+        jobs.extend(wanted)
+        return [SimpleNamespace(job_id=str(i), paths=SimpleNamespace(stdout="log")) for i in range(len(wanted))]
+
+    monkeypatch.setattr(submit, "submit", submitted)
+    return jobs
+
+
+def test_a_study_s_missing_runs_are_submitted(tmp_path, sent, capsys):
+    """Each with the arguments and the folder that `pcpad study run` would give it."""
+    assert submit.main(["--study", "small", "--only", "*-partial-*", "--data", "/images"]) == 0
+    folders = [tmp_path / f"runs/small/torchvision_resnet18-partial-s{seed}" for seed in (0, 1)]
+    assert [one.out for one in sent] == [str(folder) for folder in folders]
+    wanted = ("--recipe", "textures", "--model", "torchvision/resnet18", "--padding", "partial", "--seed", "1")
+    assert sent[1].arguments == (*wanted, "--data.name", "/images")
+    assert sent[1].note == f"{tmp_path}/runs/small/jobs/{folders[1].name}.jsonl"
+    assert f"job 1: train {folders[1]}, log log" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
         (["--study", "small"], "study small names no images"),
-        (["--study", "smal"], "unknown study 'smal': choose from small"),
+        (["--study", "smal"], "unknown study 'smal': choose from other, small"),
         (["--study", "small", "--data", "/x", "--", "--epochs", "3"], "nothing stands behind --study NAME"),
-    ):
-        assert submit.main(argv) == 1
-        assert message in capsys.readouterr().err
+        (["--study", "other"], "study other: there is nothing to evaluate; study small trains its runs"),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(argv, message, sent, capsys):
+    assert submit.main(argv) == 1
+    assert message in capsys.readouterr().err
+    assert not sent
+
+
+def test_a_finished_run_s_missing_evaluations_are_submitted(tmp_path, sent, monkeypatch):
+    """The command that `pcpad study run` would start for them, with the run's whole path."""
+    from pcpad.study import launch
+    from pcpad.study.states import DONE, State
+
+    monkeypatch.setattr(
+        launch, "state_of", lambda run, _=None: State(DONE if run.name.endswith("zeros-s1") else "missing")
+    )
+    monkeypatch.setattr(launch, "covered", lambda run, _: {("zeros", "32"), ("zeros", "64")})
+    folder = tmp_path / "runs/small/torchvision_resnet18-zeros-s1"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.pt").touch()
+    assert submit.main(["--study", "other"]) == 0
+    (one,) = sent
+    assert (one.task, one.out) == ("eval", str(folder))
+    assert one.arguments == ("--run", str(folder), "--paddings", "reflect", "--sizes", "32,64")
+    assert job.Evaluation(one.out, [*one.arguments], one.note).command()[1:4] == ["-m", "pcpad", "eval"]
 
 
 @pytest.mark.parametrize("argv", [["--gpus", "0"], ["--nodes", "x"], []])
@@ -110,6 +164,31 @@ def test_the_command_of_a_node(tmp_path, monkeypatch):
     expected = ["--gpus", "8", "--nodes", "2", "--rendezvous", "node07:21234", "--resume", str(out)]
     expected += ["--model", "resnet18", "--seed=3", "--ema", "0.9"]  # the run is refused if it has others
     assert train.command()[4:] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(0, None), (75, None), (1, "pcpad: error: no such image"), (-9, "killed by SIGKILL; pcpad: error: no such image")],
+)
+def test_a_study_s_job_notes_how_it_has_ended(code, error, tmp_path, monkeypatch, capfd):
+    """In a file of its own, from which the study's results have it; what it said is in the log all the same."""
+    note = tmp_path / "jobs/a-zeros-s0.jsonl"
+    text = "import os, sys; print('first', file=sys.stderr); print('pcpad: error: no such image\\n', file=sys.stderr)\n"
+    text += f"sys.stderr.flush(); os.kill(os.getpid(), {-code}) if {code} < 0 else exit({code})"
+    monkeypatch.setattr(job.Evaluation, "command", lambda _: [sys.executable, "-c", text])
+    monkeypatch.setattr(job, "job_state", lambda: "COMPLETING")
+    evaluation = job.Evaluation(str(tmp_path / "run"), [], str(note))
+    fails = pytest.raises(RuntimeError, match=f"pcpad eval has failed with exit code {code}")
+    with fails if error else nullcontext():
+        evaluation()
+    (line,) = map(json.loads, note.read_text().splitlines())
+    assert (line["name"], line["task"], line["exit_code"], line["error"]) == ("a-zeros-s0", "eval", code, error)
+    assert (line["resumed"], line["seconds"] >= 0, line["log"]) == (False, True, "")
+    assert "first\npcpad: error: no such image\n" in capfd.readouterr().err
+    monkeypatch.setenv("SLURM_PROCID", "1")  # the second node of a job says nothing
+    with fails if error else nullcontext():
+        evaluation()
+    assert len(note.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("code", "state"), [(75, "RUNNING"), (-15, "RUNNING"), (75, "COMPLETING"), (-9, "RUNNING")])

@@ -82,22 +82,26 @@ def run_study(settings: StudyRunSettings) -> int:
     return 1 if outcome.failed or outcome.stopped else 0
 
 
-def missing_runs(study: str, only: str | None, data: str | None) -> tuple[Plan, list[Run]]:
-    """The runs of a study that are to be started or gone on with, for a launcher that is not this one.
+def missing_tasks(study: str, only: str | None, data: str | None) -> tuple[Plan, list[Task]]:
+    """What is to be trained or gone on with, and evaluated, for a launcher that is not this one.
 
     Raises:
-        ValueError: the study cannot be run, names no images, or nothing of it is missing.
+        ValueError: the study cannot be run, names no images to train on, or there is nothing to do.
     """
     plan = load_plan(study, data)
     check_names(plan)
     recorded = results_of(plan)
     runs = chosen(plan, only)
     states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
-    missing = [run for run in runs if states[run.name].kind in RUNNABLE and plan.source is None]
-    if not missing:
+    training = training_tasks(plan, runs, states)
+    if training:
+        need_data(plan)
+    tasks = [*training, *evaluation_tasks(plan, runs, Outcome([], [], []))]
+    if not tasks and plan.source is not None:
+        raise ValueError(f"study {plan.name}: there is nothing to evaluate; study {plan.source_call} trains its runs")
+    if not tasks:
         raise ValueError(f"study {plan.name}: no run is missing")
-    need_data(plan)
-    return plan, missing
+    return plan, tasks
 
 
 def need_data(plan: Plan) -> None:

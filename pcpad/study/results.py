@@ -18,6 +18,8 @@ from pcpad.training.logbook import append_line, read_lines
 
 FILE = "results.jsonl"
 LAUNCHES = "launches.jsonl"
+JOBS = "jobs"
+"""Folder beside it, with the launches of a cluster's jobs."""
 NOT_APPLICABLE = "not applicable"
 """Status of an evaluation that the model cannot do: padding that its maps are too small for."""
 
@@ -279,9 +281,14 @@ def paired(folder: Path, record: dict, other: dict) -> dict | None:
 
 
 def read_launches(plan: Plan) -> list[dict]:
-    """What `study run` has started, a line each: name, task, exit code, seconds, and the error of a failure."""
-    path = Path("runs", plan.name, LAUNCHES)
-    return read_lines(path) if path.is_file() else []
+    """What was started, a line each: name, task, exit code, seconds, and the error of a failure; a run's in order.
+
+    `study run` keeps them in one file, a cluster's jobs in one file a run, since nodes do not share an append.
+    """
+    folder = Path("runs", plan.name)
+    paths = [folder / LAUNCHES, *sorted(folder.glob(f"{JOBS}/*.jsonl"))]
+    lines = [line for path in paths if path.is_file() for line in read_lines(path)]
+    return sorted(lines, key=lambda line: line.get("time", ""))
 
 
 def note_launch(plan: Plan, line: dict) -> None:

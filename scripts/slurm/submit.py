@@ -4,18 +4,35 @@
     python scripts/slurm/submit.py --gpus 8 --each padding=zeros,partial --out runs/r50 -- --model resnet50
     python scripts/slurm/submit.py --study imagenet_table --only '*-partial-*' --at_once 16
 
-What stands behind `--` are the options of `pcpad train`. The last one submits what is missing of a study, whose results
-`pcpad study table` collects. A run continues from its last checkpoint when it is queued again, also by hand (`scontrol
-requeue JOB`); submitting the same run twice continues it too.
+What stands behind `--` are the options of `pcpad train`. The last one submits what is missing of a study: its trainings
+and, of runs that have ended, its evaluations; `pcpad study table` collects results and failures. A run continues from
+its last checkpoint when it is queued again, also by hand (`scontrol requeue JOB`); submitting the same run twice
+continues it too.
 """
 
 import argparse
 import itertools
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One job.
+
+    Attributes:
+        out: folder of the run, whole. arguments: of ``pcpad train``, without --out; of ``pcpad eval``, all.
+        note: file that the job notes its end in, for a study; None without one.
+    """
+
+    out: str
+    arguments: tuple[str, ...]
+    task: str = "train"
+    note: str | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,14 +41,14 @@ def main(argv: list[str] | None = None) -> int:
     own, train = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = make_parser().parse_args(own)
     try:
-        runs = study_runs(options, train) if options.study else grid(options.out, options.each, train)
-        check(runs)
-        jobs = submit(runs, options)
+        wanted = study_jobs(options, train) if options.study else grid(options.out, options.each, train)
+        check(wanted)
+        jobs = submit(wanted, options)
     except (ValueError, OSError) as error:
         print(f"submit.py: error: {error}", file=sys.stderr)
         return 1
-    for job, (out, _) in zip(jobs, runs, strict=True):
-        print(f"job {job.job_id}: {out}, log {job.paths.stdout}")
+    for job, one in zip(jobs, wanted, strict=True):
+        print(f"job {job.job_id}: {one.task} {one.out}, log {job.paths.stdout}")
     return 0
 
 
@@ -65,8 +82,8 @@ def count(text: str) -> int:
     return int(text)
 
 
-def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[str]]]:
-    """Folder and arguments of each run.
+def grid(out: str, each: list[str], train: list[str]) -> list[Wanted]:
+    """The training of each combination.
 
     Raises:
         ValueError: a NAME=A,B that is none, or the arguments hold what is decided here.
@@ -83,43 +100,51 @@ def grid(out: str, each: list[str], train: list[str]) -> list[tuple[str, list[st
         if f"--{name}" in own:
             raise ValueError(f"--each {text}: {name} is for the submission to say, the same for all its runs")
         axes.append([(name, value) for value in values.split(",")])
-    runs = []
+    wanted = []
     for cell in itertools.product(*axes):
         folder = Path(out, "-".join(f"{name}_{value}".replace("/", "_") for name, value in cell)) if cell else Path(out)
-        arguments = [*train, *(word for name, value in cell for word in (f"--{name}", value))]
-        runs.append((str(folder.resolve()), arguments))
-    return runs
+        arguments = (*train, *(word for name, value in cell for word in (f"--{name}", value)))
+        wanted.append(Wanted(str(folder.resolve()), arguments))
+    return wanted
 
 
-def study_runs(options: argparse.Namespace, train: list[str]) -> list[tuple[str, list[str]]]:
-    """Folder and arguments of each run of a study that is not finished, and where the logs of all go.
+def study_jobs(options: argparse.Namespace, train: list[str]) -> list[Wanted]:
+    """The trainings and evaluations that a study lacks; sets where the logs of all go.
 
     Raises:
         ValueError: the study cannot be run, or nothing of it is missing.
     """
-    from pcpad.study.launch import missing_runs
+    from pcpad.study.launch import missing_tasks
+    from pcpad.study.results import JOBS
 
     if train or options.each:
         raise ValueError("the runs of a study have the settings of its study.yaml: nothing stands behind --study NAME")
-    plan, runs = missing_runs(options.study, options.only, options.data)
+    plan, tasks = missing_tasks(options.study, options.only, options.data)
     options.out = str(Path("runs", plan.name))
-    return [(str(run.folder.resolve()), [*run.arguments]) for run in runs]
+    wanted = []
+    for task in tasks:
+        out = str(task.run.folder.resolve())
+        evaluation = tuple(out if word == str(task.run.folder) else word for word in task.command[1:])
+        note = str(Path(options.out, JOBS, f"{task.run.name}.jsonl").resolve())
+        wanted.append(Wanted(out, task.run.arguments if task.kind == "train" else evaluation, task.kind, note))
+    return wanted
 
 
-def check(runs: list[tuple[str, list[str]]]) -> None:
-    """Let pcpad look at the settings of every run, so that a mistake does not wait in the queue.
+def check(wanted: list[Wanted]) -> None:
+    """Let pcpad look at the settings of every training, so that a mistake does not wait in the queue.
 
     Raises:
         ValueError: in its words.
     """
     from pcpad.cli import train_settings
 
-    for _, arguments in runs:
-        train_settings(arguments)
+    for one in wanted:
+        if one.task == "train":
+            train_settings(list(one.arguments))
 
 
-def submit(runs: list[tuple[str, list[str]]], options: argparse.Namespace) -> list:
-    """Submit one job for each run, as an array if there are several; returns submitit's jobs."""
+def submit(wanted: list[Wanted], options: argparse.Namespace) -> list:
+    """Submit the jobs, trainings as one array and evaluations as another; returns submitit's jobs in their order."""
     if shutil.which("sbatch") is None:
         raise ValueError("there is no sbatch here: submit from a machine of a Slurm cluster")
     try:
@@ -135,30 +160,45 @@ def submit(runs: list[tuple[str, list[str]]], options: argparse.Namespace) -> li
     extra = dict(text.partition("=")[::2] for text in options.slurm)
     if not all(extra.values()):
         raise ValueError(f"--slurm {' '.join(options.slurm)}: wanted is NAME=VALUE, such as qos=high")
-    executor = submitit.SlurmExecutor(
-        folder=options.logs or Path(options.out).resolve().parent / "slurm" / "%j", max_num_timeout=options.starts
-    )
-    executor.update_parameters(
-        job_name="pcpad",
-        time=max(1, round(60 * options.hours)),
-        nodes=options.nodes,
-        ntasks_per_node=1,
-        cpus_per_task=options.cores * options.gpus,
-        signal_delay_s=options.warning,
-        array_parallelism=options.at_once,
-        additional_parameters={"requeue": True, **extra},
-        **({} if options.cpu else {"gpus_per_node": options.gpus}),
-        **({"partition": options.partition} if options.partition else {}),
-    )
-    tasks = [job.Training(out, arguments, options.gpus, options.nodes) for out, arguments in runs]
+    extra = {"requeue": True, **extra}
+    trainings = [
+        job.Training(w.out, [*w.arguments], options.gpus, options.nodes, w.note) for w in wanted if training(w)
+    ]
+    evaluations = [job.Evaluation(w.out, [*w.arguments], w.note) for w in wanted if not training(w)]
+    jobs = []
     try:
-        if len(tasks) == 1:
-            return [executor.submit(tasks[0])]
-        with executor.batch():
-            jobs = [executor.submit(task) for task in tasks]
-        return jobs
+        for tasks, nodes, processes in ((trainings, options.nodes, options.gpus), (evaluations, 1, 1)):
+            executor = submitit.SlurmExecutor(
+                folder=options.logs or Path(options.out).resolve().parent / "slurm" / "%j",
+                max_num_timeout=options.starts,
+            )
+            executor.update_parameters(
+                job_name="pcpad",
+                time=max(1, round(60 * options.hours)),
+                nodes=nodes,
+                ntasks_per_node=1,
+                cpus_per_task=options.cores * processes,
+                signal_delay_s=options.warning,
+                array_parallelism=options.at_once,
+                additional_parameters=extra,
+                **({} if options.cpu else {"gpus_per_node": processes}),
+                **({"partition": options.partition} if options.partition else {}),
+            )
+            if len(tasks) == 1:
+                jobs.append(executor.submit(tasks[0]))
+            elif tasks:
+                with executor.batch():
+                    array = [executor.submit(task) for task in tasks]
+                jobs += array
     except (FailedJobError, FailedSubmissionError) as error:
-        raise ValueError(f"sbatch has refused the job: {str(error).strip().splitlines()[-1]}") from None
+        told = f"; submitted before it: {', '.join(one.job_id for one in jobs)}" if jobs else ""
+        raise ValueError(f"sbatch has refused the job: {str(error).strip().splitlines()[-1]}{told}") from None
+    return jobs
+
+
+def training(wanted: Wanted) -> bool:
+    """Whether a job trains; else it evaluates."""
+    return wanted.task == "train"
 
 
 if __name__ == "__main__":

@@ -170,3 +170,42 @@ def test_a_job_that_fails_says_so(data, tmp_path):
     said = log(tmp_path / "run", job)
     assert f"damaged image {bad}/train/dark/0.png" in said
     assert "pcpad train has failed with exit code 1" in said
+
+
+def test_a_study_is_trained_then_evaluated_and_what_fails_is_in_its_results(data, tmp_path):
+    """One of two runs finds files of somebody else in its folder; without them it is trained, and both are evaluated."""
+    folder = tmp_path / "experiments/small"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# Small\n\n<!-- table: begin -->\n<!-- table: end -->\n")
+    settings = {"size": 64, "batch_size": 8, "epochs": 2, "device": "cpu", "data.loader": "torchvision"}
+    plan = {"title": "t", "question": "q", "recipe": "textures", "tables": ["training"], "data": str(data)}
+    plan |= {"grid": {"model": ["torchvision/resnet18"], "padding": ["zeros", "partial"], "seed": [0]}}
+    plan |= {"settings": settings, "evaluate": {"paddings": ["zeros", "reflect"], "sizes": [64]}}
+    (folder / "study.yaml").write_text(json.dumps(plan))  # which is YAML
+    hindered = tmp_path / "runs/small/torchvision_resnet18-partial-s0"
+    hindered.mkdir(parents=True)
+    (hindered / "note.txt").touch()
+
+    def study() -> list[str]:
+        script, own = ROOT / "scripts/slurm/submit.py", ["--cpu", "--cores", 2, "--partition", "low", "--hours", 0.5]
+        printed = call(sys.executable, script, *own, "--study", "small", cwd=tmp_path).splitlines()
+        wait_for(lambda: all(state(line.split()[1].rstrip(":")) in ("COMPLETED", "FAILED") for line in printed))
+        call(sys.executable, "-m", "pcpad", "study", "table", "small", cwd=tmp_path)
+        return [line.split()[2] for line in printed]
+
+    def results() -> list[tuple]:
+        lines = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+        return [(line["kind"], line["padding"], line.get("padding_evaluated"), line["status"]) for line in lines]
+
+    assert study() == ["train", "train"]
+    assert results() == [("run", "zeros", None, "done"), ("run", "partial", None, "failed")]
+    done, failed = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    assert done["seconds"] > 0
+    assert failed["error"] == f"pcpad: error: {hindered} exists and is not empty: choose another --out"
+    assert Path(failed["log"]).is_file()
+    shutil.rmtree(hindered)
+    assert study() == ["train", "eval"]
+    assert study() == ["eval"]
+    both = [(kind, run, padding, "done") for run in ("zeros", "partial") for kind, padding in
+            (("run", None), ("evaluation", "zeros"), ("evaluation", "reflect"))]  # fmt: skip
+    assert results() == both

@@ -1,5 +1,6 @@
 """results.jsonl: collected from folders, once each, whole; what is damaged is named."""
 
+import json
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pcpad.study.plan import load_plan
 from pcpad.study.results import alone, collect, note_launch, paired, read_results
 
 
@@ -71,6 +73,22 @@ def test_a_failure_replaces_no_finished_run(finished):
     failure = {"name": plan.runs[0].name, "task": "train", "seconds": 1, "resumed": False, "error": "no", "log": "l"}
     note_launch(plan, failure | {"exit_code": 1, "time": "now"})
     assert {e["status"] for e in collect(plan)} == {"done"}
+
+
+def test_what_a_cluster_s_jobs_have_noted_counts_by_its_time(write):
+    """A file for each run. A failure that a later start has mended is none; one that came last is, wherever it ran."""
+    folder = write(data="/images")
+    plan = load_plan("tiny")
+    about = {"task": "train", "seconds": 1, "resumed": False, "log": "l"}
+    for run, day in zip(plan.runs, (3, 1), strict=True):
+        path = Path("runs/tiny/jobs", f"{run.name}.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        failure = about | {"name": run.name, "exit_code": 1, "error": "no disk", "time": "2026-01-02 00:00:00"}
+        path.write_text(json.dumps(failure) + "\n")
+        note_launch(plan, failure | {"exit_code": 0, "error": None, "time": f"2026-01-0{day} 00:00:00"})
+    collect(plan)
+    (entry,) = read_results(folder)
+    assert (entry["name"], entry["status"], entry["error"]) == (plan.runs[1].name, "failed", "no disk")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"kind": "run"}', "\x00"])
