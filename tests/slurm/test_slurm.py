@@ -173,7 +173,7 @@ def test_a_job_that_fails_says_so(data, tmp_path):
 
 
 def test_a_study_is_trained_then_evaluated_and_what_fails_is_in_its_results(data, tmp_path):
-    """One of two runs finds files of somebody else in its folder; without them it is trained, and both are evaluated."""
+    """One of two runs finds files of somebody else in its folder; without them it trains, and both are evaluated."""
     folder = tmp_path / "experiments/small"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("# Small\n\n<!-- table: begin -->\n<!-- table: end -->\n")
