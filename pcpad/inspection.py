@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pcpad.config import InspectSettings
-from pcpad.models import build_on_meta, resolve, torchvision_names
+from pcpad.models import build_on_meta, is_flow, resolve, torchvision_names
 from pcpad.padding import Inspection, inspect
 from pcpad.padding.modes import canonical
 
@@ -46,6 +46,8 @@ def inspect_model(settings: InspectSettings) -> Inspection:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data.zero_()
         inputs = ([torch.zeros(3, size, size)],)
+    if is_flow(name):
+        inputs = (torch.empty(1, channels, size, size, device="meta"),) * 2
     found = inspect(model, mode, size, inputs=inputs, channels=channels, search=settings.search)
     print(found)
     if out:

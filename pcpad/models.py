@@ -22,7 +22,7 @@ def resolve(name: str, any_task: bool = False) -> ModelName:
     ``timm/hf-hub:ORG/NAME`` is a model of the Hugging Face hub, ``timm/local-dir:PATH`` a folder of the same content.
 
     Args:
-        any_task: torchvision's segmentation and detection models too.
+        any_task: torchvision's segmentation, detection and optical flow models too.
 
     Raises:
         ValueError: an unknown library or name; suggests the nearest.
@@ -48,15 +48,40 @@ def resolve(name: str, any_task: bool = False) -> ModelName:
         known = [*timm.list_models(), *(torchvision_names(any_task) if not library else [])]
     else:
         known = torchvision_names(any_task)
-    raise ValueError(f"unknown model {name!r}{nearest(bare.partition('.')[0], known)}")
+    reason = "" if library == "timm" else why_not(bare)
+    raise ValueError(reason or f"unknown model {name!r}{nearest(bare.partition('.')[0], known)}")
+
+
+def why_not(bare: str) -> str:
+    """Why a model of torchvision is none to resolve to, and what is; empty if torchvision has no such model."""
+    from torchvision import models
+
+    if bare in torchvision_names(any_task=True):
+        return (
+            f"torchvision/{bare} is no classification network, which are those that can be trained and evaluated here; "
+            "`pcpad inspect` and pcpad.convert take it"
+        )
+    if bare in models.list_models(module=models.quantization):
+        plain = bare.removeprefix("quantized_")
+        return f"torchvision/{bare} is quantized, and its convolutions are no Conv2d that pcpad knows: use {plain}"
+    if bare in models.list_models(module=models.video):
+        return f"torchvision/{bare} is a video network, of three-dimensional convolutions: none is a Conv2d"
+    return ""
 
 
 def torchvision_names(any_task: bool = False) -> list[str]:
-    """Torchvision's classification networks; with `any_task` its segmentation and detection models too."""
+    """Torchvision's classification networks; with `any_task` those of segmentation, detection and optical flow too."""
     from torchvision import models
 
-    tasks = [models, models.segmentation, models.detection] if any_task else [models]
+    tasks = [models, models.segmentation, models.detection, models.optical_flow] if any_task else [models]
     return [name for task in tasks for name in models.list_models(module=task)]
+
+
+def is_flow(name: ModelName) -> bool:
+    """Whether a model computes the optical flow between two images."""
+    from torchvision import models
+
+    return name.library == "torchvision" and name.name in models.list_models(module=models.optical_flow)
 
 
 def build(
@@ -155,7 +180,9 @@ def build_on_meta(name: ModelName, model_kwargs: dict | None = None) -> nn.Modul
     """A model of any task without memory for its weights, in eval mode: for shapes only."""
     extra = {}
     if name.library == "torchvision":
-        if name.name not in torchvision_names():
+        if is_flow(name):
+            extra = {}
+        elif name.name not in torchvision_names():
             extra = {"weights_backbone": None}
         elif name.name in AUXILIARY:
             extra = {"aux_logits": False, "init_weights": False}

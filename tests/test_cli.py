@@ -235,6 +235,8 @@ def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "EfficientNet at 160x160, partial padding" in capsys.readouterr().out
     assert main(["inspect", "--model", "deeplabv3_mobilenet_v3_large", "--padding", "reflect", "--search=false"]) == 0
     assert "map too small, needs 37x37" in capsys.readouterr().out
+    assert main(["inspect", "raft_small"]) == 0  # two images
+    assert "RAFT on the given inputs, partial padding: 22 of 53" in capsys.readouterr().out
     assert main(["inspect", "ssdlite320_mobilenet_v3_large"]) == 0  # its boxes need real numbers
     captured = capsys.readouterr()
     assert "SSD on the given inputs, partial padding: 32 of 98" in captured.out

@@ -36,6 +36,14 @@ def test_resolve(name, resolved):
         ("timm/resnet50.a1_in2k", "timm has no weights 'a1_in2k' of resnet50: choose from .*did you mean 'a1_in1k'"),
         ("keras/resnet50", "unknown model library 'keras'"),
         ("", "unknown model ''"),
+        (
+            "raft_small",
+            "torchvision/raft_small is no classification network.*`pcpad inspect` and pcpad.convert take it",
+        ),
+        ("torchvision/fcn_resnet50", "torchvision/fcn_resnet50 is no classification network"),
+        ("quantized_resnet18", "torchvision/quantized_resnet18 is quantized.*use resnet18"),
+        ("r3d_18", "torchvision/r3d_18 is a video network"),
+        ("timm/r3d_18", "unknown model 'timm/r3d_18'"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(name, message):

@@ -146,9 +146,14 @@ def ratio(
     Returns:
         `dtype` ``(H', W')``. A window that sees the whole kernel has exactly 1, one that sees no pixel 0.
 
+    Raises:
+        TypeError: `dtype` is neither floating nor complex.
+
     >>> ratio((4, 4), (3, 3), pads=(1, 1, 1, 1))[0]
     tensor([2.2500, 1.5000, 1.5000, 2.2500])
     """
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"partial padding multiplies by fractions, which {dtype} does not hold: use a floating dtype")
     n = coverage(size, kernel_size, stride, dilation, pads, device)
     taps = kernel_size[0] * kernel_size[1]
     wide = torch.float32 if n.device.type == "mps" else torch.float64  # MPS has no float64

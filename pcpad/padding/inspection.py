@@ -1,6 +1,7 @@
 """inspect: what the padding of a model does at an input size, from one forward pass without computing anything."""
 
 import copy
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -11,11 +12,11 @@ from pcpad.padding.coverage import Pads, conv_pads, coverage, pair
 from pcpad.padding.fillers import FILLERS
 from pcpad.padding.folding import folded
 from pcpad.padding.functions import FunctionWatch
-from pcpad.padding.handlers import handler_of, original_class
+from pcpad.padding.handlers import behaviour_of, handler_of, original_class
 from pcpad.padding.modes import canonical
 from pcpad.padding.report import SurgeryReport, text_table
 from pcpad.padding.sizes import smallest_size
-from pcpad.padding.surgery import Wanted, layer_report, may_pad, module_names, refuse_wrapped
+from pcpad.padding.surgery import Wanted, layer_report, may_pad, module_names, put_mode, refuse_wrapped
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,45 @@ def by(size: tuple[int, int]) -> str:
 
 
 def stand_in(model: nn.Module, on_meta: bool) -> nn.Module:
-    """A copy to run, so that whatever a forward or ``eval()`` does to its module does not happen to the model.
+    """A copy to run, with zeros, so that whatever a forward or ``eval()`` does to its module is not done to the model.
 
     Args:
         on_meta: take every tensor that the modules hold to the meta device, which needs no memory.
+
+    Raises:
+        ValueError: the model cannot be copied.
     """
     memo: dict[int, Tensor] = {}
-    for module in model.modules() if on_meta else ():
-        for held in (module._parameters, module._buffers, vars(module)):
-            for tensor in held.values():
-                if isinstance(tensor, Tensor):
-                    bare = tensor.detach().to("meta")
-                    memo[id(tensor)] = nn.Parameter(bare, False) if isinstance(tensor, nn.Parameter) else bare
-    return copy.deepcopy(model, memo).eval()
+    for module in model.modules():
+        for tensor in tensors_of((module._parameters, module._buffers, vars(module))):
+            if on_meta:
+                bare = tensor.detach().to("meta")
+                memo[id(tensor)] = nn.Parameter(bare, False) if isinstance(tensor, nn.Parameter) else bare
+            elif not tensor.is_leaf:  # which deepcopy refuses: kept from a forward pass
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        copied = copy.deepcopy(model, memo).eval()
+    except Exception as error:  # whatever an attribute raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{type(model).__qualname__} cannot be copied ({first}), and a copy is what runs, so that the model stays "
+            "as it is: take what cannot be copied off its attributes, or inspect a newly built one"
+        ) from error
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.Conv2d) and behaviour_of(module) is not None and "forward" not in vars(module):
+            put_mode(module, name, Wanted("zeros"))
+    return copied
+
+
+def tensors_of(value, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """The tensors in a value and in the dicts, lists and tuples in it."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        seen.add(id(value))
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from tensors_of(one, seen)
 
 
 def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = None) -> dict[nn.Conv2d, list]:
@@ -216,8 +243,9 @@ def inspect(
         search: also look for the smallest input, which takes a few dozen passes without computation.
 
     Raises:
-        ValueError: an unknown mode; a wrapped, compiled or scripted model; a subclass of Conv2d that pcpad does not
-            know; a model that cannot run on the meta device or at this size (the message says what it said).
+        ValueError: an unknown mode; a wrapped, compiled, scripted or traced model; a subclass of Conv2d that pcpad does
+            not know; a model that cannot be copied, or run on the meta device or at this size (the message says what
+            it said).
         TypeError: `inputs` is not a tuple.
     """
     mode = canonical(mode)

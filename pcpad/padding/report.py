@@ -1,5 +1,6 @@
 """SurgeryReport: what convert did to every layer, and why."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 
@@ -84,6 +85,14 @@ class SurgeryReport:
         return f"{self.mode} padding: {done} of {len(convs)} convolutions converted{already}"
 
     @property
+    def why_nothing(self) -> str:
+        """One line for a model of which no layer is converted: how many convolutions stay, and why."""
+        reasons = Counter(layer.reason for layer in self.layers if layer.is_conv)
+        found = [f"{count} {plural(reason) if count > 1 else reason}" for reason, count in reasons.items()]
+        convs = "convolution" if self.num_convs == 1 else "convolutions"
+        return f"{self.model} has {self.num_convs} {convs} (Conv2d){': ' * bool(found)}{', '.join(found)}"
+
+    @property
     def warning(self) -> str:
         """What the user must know of the result; empty if nothing."""
         if not self.folded or not self.mode.startswith("partial"):
@@ -103,6 +112,12 @@ class SurgeryReport:
         head = ("layer", "class", "kernel", "stride", "padding", "action", "reason")
         lines = [self.summary, *([f"warning: {self.warning}"] if self.warning else [])]
         return "\n".join([*lines, text_table([head, *(layer.cells() for layer in self.layers)])])
+
+
+def plural(reason: str) -> str:
+    """The reason of one layer, said of several."""
+    verb, space, rest = reason.partition(" ")
+    return {"pads": "pad", "has": "have"}.get(verb, verb) + space + rest
 
 
 def text_table(rows: list[tuple[str, ...]]) -> str:

@@ -1,7 +1,7 @@
 """convert: rewrite every Conv2d of a model to a padding mode, in place, and change nothing else."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from pcpad.padding.coverage import conv_pads, pair
-from pcpad.padding.filled import FilledPadding
+from pcpad.padding.filled import FilledPadding, fill
 from pcpad.padding.folding import folded, guard_folding
 from pcpad.padding.handlers import behaviour_of, derive, handler_of, original_class, put_class, qualified
 from pcpad.padding.modes import PADDING_MODES, canonical, power_of
 from pcpad.padding.padders import describe
-from pcpad.padding.partial import PartialConv2d, PartialPadding
+from pcpad.padding.partial import PartialConv2d, PartialPadding, rescale_border
 from pcpad.padding.pools import count_padding, is_average_pool, judge_pool
 from pcpad.padding.report import LayerReport, SurgeryReport
 
@@ -48,7 +48,8 @@ def convert(
     ``reparameterize``) are refused while a block holds a converted convolution.
 
     Args:
-        model: any module; not wrapped (DDP, FSDP, DataParallel), compiled or scripted.
+        model: any module; not wrapped (DDP, FSDP, DataParallel), compiled, scripted or traced to a graph without its
+            convolutions.
         mode: a name of `pcpad.PADDING_MODES`.
         include: glob or globs over qualified module names; only these are converted.
         exclude: glob or globs over qualified module names; these are left as they are.
@@ -62,10 +63,10 @@ def convert(
         What was done to every convolution and every other module that pads, and why; prints as a table.
 
     Raises:
-        TypeError: `model` is not an ``nn.Module``.
-        ValueError: an unknown mode or option; a glob that matches nothing; a wrapped, compiled or scripted model; a
-            subclass of ``nn.Conv2d`` that pcpad does not know; a mode other than ``"zeros"`` that would change
-            nothing because no convolution pads.
+        TypeError: `model` is not an ``nn.Module``; a glob is no text.
+        ValueError: an unknown mode or option; a glob that matches nothing; a wrapped, compiled, scripted or traced
+            model; a subclass of ``nn.Conv2d`` that pcpad does not know; a mode other than ``"zeros"`` that would
+            change nothing because no convolution pads.
 
     Warns:
         UserWarning: partial padding of a model whose identity branches were folded into its kernels already.
@@ -98,10 +99,7 @@ def convert(
         folded=tuple(folded(model)),
     )
     if mode != "zeros" and not any(layer.action in ("converted", "kept") for layer in report.layers):
-        raise ValueError(
-            f"convert(model, {mode!r}) would change nothing: none of the {report.num_convs} convolutions of "
-            f"{type(model).__qualname__} that were selected pads its input"
-        )
+        raise ValueError(f"convert(model, {mode!r}) would change nothing: {report.why_nothing}")
     for module, layer in plan:
         if layer.is_conv and layer.action in ("converted", "kept"):
             derive(PADDING_MODES[mode].behaviour, original_class(module))  # raises now, if a class cannot be derived
@@ -132,8 +130,24 @@ def refuse_wrapped(model: nn.Module) -> None:
             )
         if wrapper or fsdp2:
             raise ValueError(f"{where} is wrapped ({kinds[0]}): {WRAPPERS.get(wrapper, 'convert before wrapping')}")
+        if call := traced_call(module):
+            raise ValueError(
+                f"{where} is a graph that was traced or exported, in which convolutions are no modules but calls "
+                f"({call}): convert the model that it was made from, then trace that"
+            )
         if module._compiled_call_impl is not None:
             raise ValueError(f"{where} is compiled: convert first, then call compile()")
+
+
+def traced_call(module: nn.Module) -> str | None:
+    """The first function in a module's graph, if it has one, that convolves or pads in the place of a convolution."""
+    graph = module.graph if isinstance(module, torch.fx.GraphModule) else vars(module).get("graph")
+    for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
+        if node.op == "call_function":
+            name = getattr(node.target, "__name__", "")
+            if node.target in (rescale_border, fill) or name.partition(".")[0] in ("conv2d", "convolution"):
+                return name
+    return None
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:
@@ -148,8 +162,10 @@ def select(names: dict[nn.Module, list[str]], include, exclude) -> set[nn.Module
     """The modules that `include` and `exclude` leave; raises ValueError for a glob that matches nothing."""
 
     def matching(globs, option: str) -> set[nn.Module]:
-        found = set()
-        for glob in [globs] if isinstance(globs, str) else globs:
+        found, globs = set(), [globs] if isinstance(globs, str) else globs
+        if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
+            raise TypeError(f"{option} must be a glob over module names, or a list of them, not {globs!r}")
+        for glob in globs:
             hits = {module for module, paths in names.items() if any(fnmatchcase(path, glob) for path in paths)}
             if not any(isinstance(module, nn.Conv2d) or is_average_pool(module) for module in hits):
                 examples = [p[0] for m, p in names.items() if isinstance(m, nn.Conv2d)][:3]
@@ -189,8 +205,8 @@ def layer_report(module: nn.Module, paths: list[str], wanted: Wanted, chosen: bo
         aliases=tuple(paths[1:]),
         kind=original_class(module).__qualname__,
         is_conv=isinstance(module, nn.Conv2d),
-        kernel_size=numbers(getattr(module, "kernel_size", None)),
-        stride=numbers(getattr(module, "stride", None)),
+        kernel_size=numbers(getattr(module, "kernel_size", None), dimensions(module)),
+        stride=numbers(getattr(module, "stride", None), dimensions(module)),
         padding=padding_shown(module),
         action=verdict[0],
         reason=verdict[1],
@@ -215,13 +231,12 @@ def judge_conv(conv: nn.Conv2d, name: str, wanted: Wanted, chosen: bool) -> tupl
             return "left", f"has padding_mode={conv.padding_mode!r}, which {original.__qualname__} does not follow"
         if wanted.mode == "zeros":
             return "left", "has zeros already"
-        if {"forward", "_conv_forward"} & set(vars(conv)):
-            raise ValueError(
-                f"layer {name!r} has a forward of its own, set on the object (as accelerate's hooks do), which would "
-                "go on with zeros: take it off, convert, and put it on again; or leave the layer with "
-                f"exclude={name!r}"
-            )
     target = PADDING_MODES[wanted.mode]
+    if current is not target.behaviour and {"forward", "_conv_forward"} & set(vars(conv)):
+        raise ValueError(
+            f"layer {name!r} has a forward of its own, set on the object (as accelerate's hooks do), which would not "
+            f"follow: take it off, convert, and put it on again; or leave the layer with exclude={name!r}"
+        )
     if current is not target.behaviour or conv.padding_mode != target.padding_mode:
         return "converted", ""
     for option, attribute in (("power", "pcpad_power"), ("on_small", "pcpad_on_small")):
@@ -280,13 +295,19 @@ def padding_shown(module: nn.Module) -> str | tuple[int, ...] | None:
     if (handler and handler.pads and getattr(module, "same_pad", True)) or getattr(module, "dynamic_padding", False):
         return "dynamic"
     padding = getattr(module, "padding", None)
-    return padding if isinstance(padding, str) else numbers(padding)
+    return padding if isinstance(padding, str) else numbers(padding, dimensions(module))
 
 
-def numbers(value) -> tuple[int, ...] | None:
-    """An int as a pair, a sequence as a tuple of ints, anything else as None."""
+def dimensions(module: nn.Module) -> int:
+    """Of the maps that a module takes: 1 and 3 where torch's class for it says so in its name, else 2."""
+    names = [kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.")]
+    return next((int(name[-2]) for name in names if name[-2:] in ("1d", "2d", "3d")), 2)
+
+
+def numbers(value, dims: int) -> tuple[int, ...] | None:
+    """An int once for each dimension, a sequence as a tuple of ints, anything else as None."""
     if isinstance(value, int):
-        return (value, value)
+        return (value,) * dims
     if isinstance(value, (tuple, list)) and all(isinstance(one, int) for one in value):
         return tuple(value)
     return None

@@ -1,6 +1,7 @@
 """inspect: geometry against counting window by window, functional padding, the smallest input, nothing changed."""
 
 import json
+import threading
 
 import pytest
 import timm
@@ -162,3 +163,35 @@ def test_inputs_of_another_kind_are_really_run():
     found = pcpad.inspect(Pair(), "reflect", inputs=({"a": torch.zeros(1, 1, 4, 6), "b": torch.ones(2)},))
     assert found.geometry[0].maps == ((4, 6),)
     assert not found.searched
+
+
+@pytest.mark.parametrize("mode", ["zeros", "partial", "reflect", "circular"])
+@pytest.mark.parametrize("first", ["partial", "reflect", "circular"])
+def test_a_converted_model_is_inspected_as_an_unconverted_one(first, mode):
+    """Its own mode's limits are not those of the mode that is asked for."""
+    net = Net()
+    expected = pcpad.inspect(net, mode, 21)
+    pcpad.convert(net, first)
+    found = pcpad.inspect(net, mode, 21)
+    assert (found.geometry, found.smallest_input) == (expected.geometry, expected.smallest_input)
+    assert found.functional == expected.functional
+    assert pcpad.convert(net, first).converted == []  # the model itself has kept its mode
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_models_that_keep_a_forward_s_tensors_are_inspected():
+    """Tensors with a history, which deepcopy refuses: features kept in a list, torch's older weight norm."""
+    conv = torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1))
+    net = nn.Sequential(conv, nn.Conv2d(4, 4, 3, padding=1))
+    net.kept = [{"features": (net(torch.ones(1, 3, 8, 8)),)}]
+    for inputs in (None, (torch.ones(1, 3, 8, 8),)):
+        found = pcpad.inspect(net, "partial", 8, inputs=inputs)
+        assert [layer.maps for layer in found.geometry] == [((8, 8),)] * 2
+    assert net.kept[0]["features"][0].requires_grad  # the model's own
+
+
+def test_a_model_that_cannot_be_copied_is_named():
+    net = Net()
+    net.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"Net cannot be copied \(cannot pickle.*take what cannot be copied off"):
+        pcpad.inspect(net, "partial", 21)
