@@ -146,7 +146,16 @@ def load_yaml(text: str):
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """The safe loader with two rules replaced."""
+        """The safe loader with two rules replaced, which takes no key twice."""
+
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                name = self.construct_object(key, deep=True) if isinstance(key, yaml.ScalarNode) else None
+                if name in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", key.start_mark)
+                seen |= set() if name is None or key.tag.endswith(":merge") else {name}
+            return super().construct_mapping(node, deep)
 
     own = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"}
     Loader.yaml_implicit_resolvers = {
@@ -197,9 +206,12 @@ def option_names(kind: type, prefix: str = "") -> dict[str, type]:
 
 
 def normalise(argv: list[str], known: dict[str, type]) -> list[str]:
-    """Allow ``--flag`` for ``--flag true``, and ``--data X`` for ``--data.name X``."""
+    """Allow ``--flag`` for ``--flag true``, ``--data X`` for ``--data.name X``, and dashes in names for underscores."""
     out: list[str] = []
     for i, arg in enumerate(argv):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--") and "-" in name[2:] and name[2:].replace("-", "_") in known:
+            arg = f"--{name[2:].replace('-', '_')}{equals}{value}"
         if arg.startswith("--config="):
             out += ["--config", arg[len("--config=") :]]
             continue

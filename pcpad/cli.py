@@ -87,6 +87,7 @@ def answer(argv: list[str]) -> int:
 
 def run(command: str, rest: list[str]) -> int:
     """Run one command with its arguments; returns the exit code."""
+    rest = ["--print_config" if word == "--print-config" else word for word in rest]
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
@@ -176,9 +177,7 @@ def run(command: str, rest: list[str]) -> int:
 
             make_report(settings)
         else:
-            from pcpad.evaluation.run import evaluate
-
-            evaluate(settings)
+            return start_evaluation(settings)
     except KeyboardInterrupt:
         return fail("stopped", 130)
     except (ValueError, OSError) as error:
@@ -216,6 +215,21 @@ def start_training(settings: TrainSettings, argv: list[str]) -> int:
             return 0
         if launched:  # the others may still start: the launcher ends them
             return fail(str(stop), stop.exit_code)
+        print(f"pcpad: {stop}", file=sys.stderr, flush=True)
+        return stop.exit_code
+    return 0
+
+
+def start_evaluation(settings: EvalSettings) -> int:
+    """Evaluate; whatever signal asks it to stop, what was counted is kept. Returns the exit code."""
+    from pcpad.training.signals import Signals, Stopped
+
+    try:
+        with Signals("and has kept what was counted; with the same --run or --out it goes on"):
+            from pcpad.evaluation.run import evaluate
+
+            evaluate(settings)
+    except Stopped as stop:
         print(f"pcpad: {stop}", file=sys.stderr, flush=True)
         return stop.exit_code
     return 0

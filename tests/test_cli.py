@@ -243,6 +243,14 @@ def test_inspect_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "run for real" in captured.err
 
 
+def test_dashes_in_the_name_of_an_option_are_underscores(capsys):
+    for argv in (["--label-smoothing", "0.3"], ["--label-smoothing=0.3"], ["--label_smoothing", "0.3"]):
+        assert main(["train", *argv, "--print-config"]) == 0
+        assert "label_smoothing: 0.3" in capsys.readouterr().out
+    assert main(["train", "--label-smooting", "0.3"]) == 2
+    assert "unknown option --label-smooting; did you mean 'label_smoothing'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("dilated", "stride", "padding", "side"), [("false", 2, 1, 14), ("true", 1, 2, 28)])
 def test_inspect_passes_arguments_to_the_models_constructor(dilated, stride, padding, side, tmp_path):
     """torchvision's third stage, dilated, keeps the 28 pixels of the second and pads two from its second block on."""

@@ -60,7 +60,11 @@ def possible(
     for size in sizes:
         native = size.native
         square = models.eval_transform(subject.name, subject.preprocess, size.pixels, subject.weights)
-        square = variant(square, size) if size.kind else square
+        try:
+            square = variant(square, size) if size.kind else square
+        except ValueError as error:
+            reasons |= {(padding, size.variant): str(error) for padding in paddings}
+            continue
         seen = square.seen if size.kind else square.size
         transform, multiple = native_transform(square) if native else square, 1
         filling = [padding for padding in paddings if PADDING_MODES[padding].fills] if native else []
@@ -129,14 +133,20 @@ class Shelf:
         self.path(cell).unlink(missing_ok=True)
 
 
-def write_reasons(folder: Path, model: str, reasons: dict[tuple[str, str], str]) -> None:
-    """``not_applicable.jsonl``: one line for each cell that the model cannot do; lines of other cells stay."""
+def write_reasons(folder: Path, subject: Subject, reasons: dict[tuple[str, str], str], done: Sequence = ()) -> None:
+    """``not_applicable.jsonl``: one line for each cell that the model cannot do; lines of other cells stay.
+
+    Args:
+        done: padding mode and size of cells that it can do, of which no line stays.
+    """
     path = folder / "not_applicable.jsonl"
     lines = read_lines(path) if path.is_file() else []
-    new = [{"model": model, "padding": p, "size": size, "reason": text} for (p, size), text in reasons.items()]
-    known = {(line["model"], line["padding"], line["size"]) for line in new}
-    kept = [line for line in lines if (line["model"], line["padding"], line["size"]) not in known]
-    if new:
+    about = {"model": str(subject.name), "on_small": subject.on_small}
+    new = [{**about, "padding": p, "size": size, "reason": text} for (p, size), text in reasons.items()]
+    known = {(*about.values(), *cell) for cell in (*reasons, *done)}
+    keys = (*about, "padding", "size")
+    kept = [line for line in lines if tuple({"on_small": "raise", **line}[key] for key in keys) not in known]
+    if new or kept != lines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))
         os.replace(temporary, path)

@@ -53,7 +53,7 @@ def evaluate(settings: EvalSettings) -> Path:
     done, reasons = possible(subject, paddings, sizes)
     if not done:
         if settings.run and not settings.out:
-            write_reasons(Path(settings.run), str(subject.name), reasons)
+            write_reasons(Path(settings.run), subject, reasons)
         raise ValueError(next(iter(reasons.values())))
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -97,7 +97,7 @@ def evaluate(settings: EvalSettings) -> Path:
                     settings, subject, data, loader_name, device, cell, share[cell.transform.label], folder
                 )
                 shelf.clear(cell)
-        write_reasons(folder, str(subject.name), reasons)
+        write_reasons(folder, subject, reasons, [(cell.padding, cell.transform.label) for cell in cells])
     show([records[cell.title] for cell in cells], reasons, subject.facts["padding_trained"], folder)
     return folder
 

@@ -27,6 +27,11 @@ class Size(NamedTuple):
     kind: str = ""
     width: int = 0
 
+    @property
+    def variant(self) -> str:
+        """A variant as a record states it, ``"cut:16@224"``."""
+        return f"{self.kind}:{self.width}@{self.pixels}"
+
 
 def blank(images: Tensor, width: int, index: Tensor) -> Tensor:
     """The border replaced by 0, which is the mean colour."""
@@ -105,9 +110,14 @@ def variant(transform: EvalTransform, size: Size) -> VariantTransform:
     Raises:
         ValueError: its border leaves nothing of the image.
     """
-    if size.kind != "shift" and 2 * size.width >= transform.size:
-        raise ValueError(f"{size.kind}:{size.width}@{transform.size} leaves nothing of {transform.size} pixels")
+    check_width(size)
     return VariantTransform(**vars(transform), kind=size.kind, width=size.width)
+
+
+def check_width(size: Size) -> None:
+    """Raise ValueError where the border of a variant leaves nothing of the image."""
+    if size.kind not in ("", "shift") and 2 * size.width >= size.pixels:
+        raise ValueError(f"{size.variant} leaves nothing of {size.pixels} pixels")
 
 
 def source(transform: EvalTransform) -> EvalTransform:

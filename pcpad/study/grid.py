@@ -71,7 +71,7 @@ def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run
     for key in settings:
         wrong(key not in grid, file, f"settings.{key}: the grid says that")
     for key, values in grid.items():
-        wrong(isinstance(values, list) and values, file, f"grid.{key}: must be a list, not {values!r}")
+        wrong(isinstance(values, list) and values, file, f"grid.{key}: must be a list of values, not {values!r}")
         twice = [value for i, value in enumerate(values) if value in values[:i]]
         wrong(not twice, file, f"grid.{key}: {twice[:1]} stands there twice")
     for model in grid["model"]:

@@ -10,7 +10,7 @@ from pcpad.config.study import StudyRunSettings
 from pcpad.progress import say
 from pcpad.study.children import Asked, Child, claim, end, start, stop
 from pcpad.study.grid import Run
-from pcpad.study.listing import notices, show
+from pcpad.study.listing import notices, show, trained_results
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
 from pcpad.study.results import collect, covered, results_of
 from pcpad.study.states import DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
@@ -55,7 +55,8 @@ def run_study(settings: StudyRunSettings) -> int:
     check_names(plan)
     runs = chosen(plan, settings.only)
     recorded = results_of(plan)
-    states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
+    trained = trained_results(plan, recorded)
+    states = {run.name: state_of(run, trained.get(("run", run.name, None, None))) for run in runs}
     if settings.dry_run:
         show(plan, runs, states, recorded)
         return 0
@@ -166,7 +167,7 @@ def evaluation_task(plan: Plan, run: Run) -> Task | None:
     state = state_of(run)
     if state.kind != DONE or not (run.folder / "checkpoints/last.pt").is_file():
         return None
-    there = covered(run, state)
+    there = covered(plan, run, state)
     missing = [cell for cell in plan.cells(run) if cell not in there]
     if not missing:
         return None
@@ -224,7 +225,9 @@ def finish(plan: Plan, child: Child, outcome: Outcome, stopping: bool = False) -
         say(f"left {name}: another process has it")
         return
     # An evaluation all of whose cells cannot be ends with an error, and there is nothing left to do.
-    empty = task.kind == "eval" and state.kind == DONE and not set(plan.cells(task.run)) - covered(task.run, state)
+    empty = (
+        task.kind == "eval" and state.kind == DONE and not set(plan.cells(task.run)) - covered(plan, task.run, state)
+    )
     done = empty or (task.kind == "train" and state.kind == DONE and code == 0)
     error = None
     if done:
@@ -234,6 +237,8 @@ def finish(plan: Plan, child: Child, outcome: Outcome, stopping: bool = False) -
         say(f"stopped {name}")
     else:
         error = child.error() if code else "it ended without an error, and is not complete"
+        if not code and task.kind == "eval" and plan.given is not None:
+            error += f": {plan.given} holds other images than the run was trained with, which the study has to state"
         outcome.failed.append(name)
         say(f"failed {name}: exit code {code}: {error}")
     end(plan, child, error)

@@ -18,7 +18,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
     total = 0.0
     for run in runs:
         state = states[run.name]
-        hours = hours_left(plan, run, state)
+        hours = hours_left(plan, run, state, results)
         total += hours or 0.0
         cost = f"{hours:7.2f} {plan.cost.unit}" if hours else ""
         say(f"  {run.name:{width}}  {state.kind:11}  {cost or state.detail}".rstrip())
@@ -26,7 +26,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
     say(f"{len(runs)} runs: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
     if plan.source is not None:
         say(f"they are those of {plan.source_call}, which trains them")
-    elif plan.cost is not None:
+    if plan.cost is not None:
         say(f"cost of what is to be run: {total:.1f} {plan.cost.unit} ({plan.cost.how})")
     else:
         say("cost: not stated in the study")
@@ -43,8 +43,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
 
 def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> list[str]:
     """A line for each run that is passed over although something of it is missing: why, and what to do."""
-    trained = results_of(load_plan(str(plan.source))) if plan.source else results
-    lines = []
+    trained, lines = trained_results(plan, results), []
     for run in runs:
         state, cells = states[run.name], missing_cells(plan, run, results) if plan.sizes else []
         kept = is_recorded(run, trained.get(("run", run.name, None, None)))
@@ -65,8 +64,20 @@ def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict
     return lines
 
 
-def hours_left(plan: Plan, run: Run, state: State) -> float | None:
-    """What is left of a run's cost; None where it is not stated or nothing is left."""
-    if plan.cost is None or plan.source is not None or state.kind not in RUNNABLE:
+def trained_results(plan: Plan, results: dict[tuple, dict]) -> dict[tuple, dict]:
+    """The results that a study's runs themselves are in: those of the study that trains them."""
+    return results_of(load_plan(str(plan.source))) if plan.source else results
+
+
+def hours_left(plan: Plan, run: Run, state: State, results: dict[tuple, dict]) -> float | None:
+    """What is left of a run's cost, which is that of its evaluations where another study trains it.
+
+    None where it is not stated or nothing is left.
+    """
+    if plan.cost is None:
+        return None
+    if plan.source is not None:
+        return plan.cost.hours[run.model] * len(missing_cells(plan, run, results)) / len(plan.cells(run)) or None
+    if state.kind not in RUNNABLE:
         return None
     return plan.cost.hours[run.model] * (1 - len(state.history) / run.settings.epochs)

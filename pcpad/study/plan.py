@@ -34,7 +34,7 @@ class Plan:
     Attributes:
         folder: holds study.yaml, README.md and what is made. file: study.yaml.
         data: images to train and evaluate on; None where the study names none. given: those that stand for the study's
-            own, if any.
+            own, if any. other_images: those that it states where its runs were trained on others.
         runs: to train, in the order of the grid; of another study where `source`, the folder of that, is given.
         paddings, sizes: to evaluate every run with, `OWN` for its own padding; empty where nothing is evaluated beyond
             what the training does.
@@ -47,6 +47,7 @@ class Plan:
     question: str
     data: str | None
     given: str | None
+    other_images: str | None
     runs: tuple[Run, ...]
     source: Path | None
     baseline: str
@@ -103,17 +104,23 @@ def load_plan(study: str, data: str | None = None) -> Plan:
     for key in ("title", "question", "tables"):
         wrong(key in content, file, f"{key}: is missing")
     name = folder.resolve().name
-    source = content.get("from")
+    source, stated, other_images = content.get("from"), content.get("data"), None
+    for key in ("title", "question", "from", "data", "baseline"):
+        text = isinstance(content.get(key, ""), str) and content.get(key) != ""
+        wrong(text, file, f"{key}: must be text, not {content.get(key)!r}")
     if source is not None:
-        mixed = [key for key in ("grid", "recipe", "settings", "cost") if key in content]
+        mixed = [key for key in ("grid", "recipe", "settings") if key in content]
         wrong(not mixed, file, f"{' and '.join(mixed)}: belongs to the study {source!r}, whose runs are taken")
         wrong("evaluate" in content, file, "evaluate: is missing: what to evaluate the runs of another study with")
-        other = load_plan(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
-        wrong(other.source is None, file, f"from: {source!r} has no runs of its own, but those of {other.source_call}")
-        runs, data = other.runs, data or content.get("data") or other.data
+        where = find(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
+        taken = read(where / FILE).get("from")
+        wrong(taken is None, file, f"from: {source!r} has no runs of its own, but those of {taken!r}")
+        other = load_plan(str(where))
+        other_images = stated if stated not in (None, other.data) else None
+        runs, data = other.runs, data or stated or other.data
         baseline = content.get("baseline", other.baseline)
     else:
-        data = data or content.get("data")
+        data = data or stated
         runs = runs_of(name, file, content, data)
         baseline = content.get("baseline", "zeros")
     paddings, sizes = evaluate_of(file, content.get("evaluate"))
@@ -132,6 +139,7 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         question=" ".join(str(content["question"]).split()),
         data=data,
         given=given,
+        other_images=given if other_images and given else other_images,
         runs=tuple(runs),
         source=None if source is None else other.folder,
         baseline=baseline,
@@ -182,7 +190,7 @@ def evaluate_of(file: Path, content) -> tuple[tuple[str, ...], tuple[str, ...]]:
     content = {**content, "paddings": [OWN] if content.get("paddings") == OWN else content.get("paddings")}
     for key in ("paddings", "sizes"):
         values = content.get(key)
-        wrong(isinstance(values, list) and values, file, f"evaluate.{key}: must be a list, not {values!r}")
+        wrong(isinstance(values, list) and values, file, f"evaluate.{key}: must be a list of values, not {values!r}")
     wrong(
         OWN not in content["paddings"] or content["paddings"] == [OWN], file, f"evaluate.paddings: {OWN} stands alone"
     )
@@ -227,6 +235,7 @@ def tables_of(file: Path, content: dict) -> tuple[str, ...]:
     kinds = content["tables"]
     wrong(isinstance(kinds, list) and kinds, file, f"tables: must be a list of {', '.join(TABLES)}, not {kinds!r}")
     known_keys(file, dict.fromkeys(map(str, kinds)), TABLES, "tables: ")
+    wrong(len(set(kinds)) == len(kinds), file, f"tables: one stands there twice in {kinds!r}")
     wrong("published" not in kinds or "published" in content, file, "tables: published needs published: FILE")
     crossed = [kind for kind in kinds if kind in ("cross", "resolution")]
     wrong(not crossed or "evaluate" in content, file, f"tables: {' and '.join(crossed)} need evaluate:")
@@ -236,15 +245,18 @@ def tables_of(file: Path, content: dict) -> tuple[str, ...]:
 
 
 def check_names(plan: Plan) -> None:
-    """Look every model and padding up where they live, which takes the seconds that torch and timm need to load.
+    """Look every model, padding and size up where they live, which takes the seconds that torch and timm need to load.
 
     Raises:
-        ValueError: an unknown name; lists the choices or the nearest.
+        ValueError: an unknown name, or a size that leaves nothing of an image; lists the choices or the nearest.
     """
+    from pcpad.evaluation.variants import check_width, parse_sizes
     from pcpad.models import resolve
     from pcpad.padding.modes import canonical
 
     try:
+        for size in plan.sizes:
+            check_width(*parse_sizes(size))
         for model in dict.fromkeys(run.model for run in plan.runs):
             resolve(model)
         for padding in dict.fromkeys([*(run.padding for run in plan.runs), *plan.paddings]):

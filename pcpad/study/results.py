@@ -129,7 +129,7 @@ def entries_of(plan: Plan, run: Run, state: State, entries: dict, launches: list
             found.append(failed_entry("run", run, trained[-1]))
     if plan.sizes and state.kind == DONE:
         found += evaluation_entries(plan, run, state, entries)
-        if evaluated and evaluated[-1]["error"] is not None and set(plan.cells(run)) - covered(run, state):
+        if evaluated and evaluated[-1]["error"] is not None and set(plan.cells(run)) - covered(plan, run, state):
             found.append(failed_entry("evaluation", run, evaluated[-1]))
     return found
 
@@ -177,17 +177,29 @@ def failed_entry(kind: str, run: Run, launch: dict) -> dict:
     }
 
 
-def evaluations_of(run: Run, state: State) -> dict[tuple[str, str], dict]:
+def evaluations_of(plan: Plan, run: Run, state: State) -> dict[tuple[str, str], dict]:
     """The newest record of a finished run's last weights in each cell, by padding and size.
 
-    What somebody has evaluated by hand with another precision, power or preprocessing is no cell of a study.
+    What somebody has evaluated by hand on other images, or with another precision, power or preprocessing, is no cell
+    of a study.
     """
     last, found = state.history[-1], {}
     for record in records_of(run.folder):
         same = record.get("run") == state.about["id"] and record.get("step") == last["step"]
-        if same and record["checkpoint"] == "last" and plainly(run, record, last):
+        if same and record["checkpoint"] == "last" and on_images_of(plan, record, last) and plainly(run, record, last):
             found[record["padding"], record["size"]] = record
     return found
+
+
+def on_images_of(plan: Plan, record: dict, last: dict) -> bool:
+    """Whether a record is of the study's images: those of the run's own evaluation, or those that the study states.
+
+    Args:
+        last: the record of the run's last epoch.
+    """
+    if plan.other_images is not None:
+        return record.get("data") in (plan.other_images, Path(plan.other_images).name)
+    return record.get("manifest_digest") == last.get("manifest_digest")
 
 
 def plainly(run: Run, record: dict, last: dict) -> bool:
@@ -207,9 +219,9 @@ def plainly(run: Run, record: dict, last: dict) -> bool:
     return alike and all(record.get(key, value) == value for key, value in wanted.items())
 
 
-def covered(run: Run, state: State) -> set[tuple[str, str]]:
+def covered(plan: Plan, run: Run, state: State) -> set[tuple[str, str]]:
     """Padding and size of the cells that a finished run has a record of, or cannot do."""
-    return {(padding, size) for padding, size, _ in not_applicable(run)} | set(evaluations_of(run, state))
+    return {(padding, size) for padding, size, _ in not_applicable(run)} | set(evaluations_of(plan, run, state))
 
 
 def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple, dict]) -> list[dict]:
@@ -221,7 +233,7 @@ def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple,
     Args:
         recorded: the results so far: what they have counted of the same two records is not counted again.
     """
-    cells, wanted = evaluations_of(run, state), plan.cells(run)
+    cells, wanted = evaluations_of(plan, run, state), plan.cells(run)
     entries = []
     about = {"name": run.name, "model": run.model, "padding": run.padding}
     about |= {"seed": run.settings.seed, "varied": run.varied}
@@ -245,10 +257,11 @@ def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple,
 
 
 def not_applicable(run: Run) -> list[tuple[str, str, str]]:
-    """Padding, size and reason of each cell that pcpad eval has found a run's model cannot do."""
+    """Padding, size and reason of each cell that pcpad eval has found a run's model cannot do with its settings."""
     path = run.folder / "not_applicable.jsonl"
     lines = read_lines(path) if path.is_file() else []
-    return [(line["padding"], line["size"], line["reason"]) for line in lines]
+    own = [line for line in lines if line.get("on_small", "raise") == run.settings.on_small]
+    return [(line["padding"], line["size"], line["reason"]) for line in own]
 
 
 def missing_cells(plan: Plan, run: Run, entries: dict[tuple, dict]) -> list[tuple[str, str]]:

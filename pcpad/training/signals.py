@@ -37,9 +37,13 @@ class Signals:
     is ignored when it is opened (SIGHUP under nohup) stays ignored. It may be opened again inside itself.
 
     A process that a launcher has started also stops when that is gone: nobody would collect its result.
+
+    Args:
+        told: how `Stopped` goes on where it is raised at once.
     """
 
-    def __init__(self):
+    def __init__(self, told: str = "before the first step: nothing has changed"):
+        self._told = told
         self.noted: str | None = None
         self.waits = False
         self._before: list[dict] = []
@@ -68,7 +72,7 @@ class Signals:
             raise KeyboardInterrupt
         self.noted = self.noted or name
         if not self.waits:
-            raise Stopped(name, f"stopped by {name} before the first step: nothing has changed")
+            raise Stopped(name, f"stopped by {name} {self._told}")
 
     @property
     def asked(self) -> str | None:

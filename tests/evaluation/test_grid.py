@@ -1,6 +1,8 @@
 """pcpad eval over a grid: each cell is what an evaluation of its own gives, and nothing is done twice."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -104,6 +106,56 @@ def test_what_was_stopped_goes_on_and_what_is_done_stays(call, tmp_path, monkeyp
     counted.clear()
     assert call("cut", "--again", **grid) == 0
     assert len(counted) == 4 * 4
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_keeps_what_was_counted(call, tmp_path, monkeypatch, capsys, name):
+    """What a study or Slurm stops it with; as after Ctrl-C it goes on, and the result is an undisturbed one's."""
+    assert call("whole", padding="zeros", size=48) == 0
+    (whole,) = read_records(tmp_path / "whole")
+    seen, right = [], Tally.add
+
+    def add(self, logits, batch):
+        right(self, logits, batch)
+        seen.append(len(batch.index))
+        if len(seen) == 2:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(Tally, "add", add)
+    before = signal.getsignal(getattr(signal, name))
+    assert call("cut", padding="zeros", size=48) == 75
+    assert signal.getsignal(getattr(signal, name)) is before
+    told = f"pcpad: stopped by {name} and has kept what was counted; with the same --run or --out it goes on\n"
+    assert told in capsys.readouterr().err
+    assert len(list((tmp_path / "cut/records").glob("unfinished-*.npz"))) == 1
+    assert call("cut", padding="zeros", size=48) == 0
+    assert seen == [5, 5, 5, 3]
+    (record,) = read_records(tmp_path / "cut")
+    assert predictions(tmp_path / "cut", record) == predictions(tmp_path / "whole", whole)
+
+
+def test_a_variant_that_leaves_nothing_does_not_stop_the_grid(call, tmp_path, capsys):
+    assert call("out", paddings="zeros,partial", sizes="48,cut:30@48") == 0
+    text = "zeros, partial at cut:30@48: not applicable: cut:30@48 leaves nothing of 48 pixels"
+    assert text in capsys.readouterr().out
+    assert sorted((r["padding"], r["size"]) for r in read_records(tmp_path / "out")) == [
+        ("partial", "48"),
+        ("zeros", "48"),
+    ]
+
+
+def test_a_cell_that_is_done_is_no_longer_not_applicable(call, tmp_path):
+    """With the same `on_small`; the line of another one stays."""
+    path, cell = tmp_path / "out/not_applicable.jsonl", {"model": "timm/test_resnet", "padding": "zeros", "size": "48"}
+    path.parent.mkdir()
+    lines = [
+        {**cell, "reason": "r"},
+        {**cell, "on_small": "replicate", "reason": "r"},
+        {**cell, "size": "8", "reason": "r"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert call("out", padding="zeros", size=48) == 0
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines[1:]
 
 
 def test_other_weights_are_other_cells(call, tmp_path):

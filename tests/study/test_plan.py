@@ -89,8 +89,8 @@ def test_the_runs_of_another_study(write):
         ({"grid": None}, "grid: needs model and padding"),
         ({"grid": GRID | {"sed": [1]}}, "unknown setting 'sed'; did you mean 'seed'?"),
         ({"grid": GRID | {"optim.rl": [1]}}, "unknown setting 'optim.rl'; did you mean optim.lr?"),
-        ({"grid": GRID | {"seed": 5}}, "grid.seed: must be a list, not 5"),
-        ({"grid": GRID | {"seed": []}}, "grid.seed: must be a list, not []"),
+        ({"grid": GRID | {"seed": 5}}, "grid.seed: must be a list of values, not 5"),
+        ({"grid": GRID | {"seed": []}}, "grid.seed: must be a list of values, not []"),
         ({"grid": GRID | {"seed": [1, 1]}}, "grid.seed: [1] stands there twice"),
         ({"grid": GRID | {"seed": [-1]}}, "seed must be in 0..2147483647, not -1"),
         ({"grid": GRID | {"seed": ["a"]}}, "grid.seed: 'a' must be a whole number"),
@@ -104,7 +104,7 @@ def test_the_runs_of_another_study(write):
         ({"settings": {"gpus": 2}}, "gpus: is no part of settings or grid"),
         ({"settings": [1]}, "settings: must hold `name: value` lines"),
         ({"baseline": "zeroes"}, "'zeroes' is no padding of the study: choose from zeros, partial; did you mean"),
-        ({"evaluate": {"paddings": ["zeros"]}}, "evaluate.sizes: must be a list, not None"),
+        ({"evaluate": {"paddings": ["zeros"]}}, "evaluate.sizes: must be a list of values, not None"),
         ({"evaluate": {"paddings": ["zeros"], "sizes": ["big"]}}, "evaluate.sizes: 'big' must be a whole number"),
         ({"evaluate": {"padding": ["zeros"]}}, "'evaluate.padding'; did you mean 'paddings'?"),
         ({"evaluate": {"paddings": ["own", "zeros"], "sizes": [32]}}, "evaluate.paddings: own stands alone"),
@@ -118,6 +118,10 @@ def test_the_runs_of_another_study(write):
         ({"cost": {"how": "guessed", "hours": 1}}, "cost.how: must be computed or measured, not 'guessed'"),
         ({"cost": {"how": "computed", "hours": {"timm/x": 1}}}, "unknown key 'cost.hours.timm/x'"),
         ({"cost": {"how": "computed", "hours": 0}}, "cost.hours.timm/test_byobnet: must be a number of hours, not 0"),
+        ({"title": ""}, "title: must be text, not ''"),
+        ({"baseline": ["zeros"]}, "baseline: must be text, not ['zeros']"),
+        ({"from": 3}, "from: must be text, not 3"),
+        ({"tables": ["training", "training"]}, "tables: one stands there twice"),
         ({"from": "other"}, "grid and recipe and settings: belongs to the study 'other'"),
     ],
 )
@@ -126,6 +130,37 @@ def test_mistakes_are_named_with_the_file(changes, message, write):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_plan("tiny")
     assert str(caught.value).startswith("experiments/tiny/study.yaml: ")
+
+
+OTHER = dict.fromkeys(("grid", "recipe", "settings")) | {"tables": ["cross"]}
+OTHER |= {"evaluate": {"paddings": ["zeros", "partial"], "sizes": [32]}}
+
+
+def test_studies_that_take_each_other_s_runs_are_named(write):
+    """The study itself, or one that has no runs of its own: no search without an end."""
+    for name, source in (("one", "one"), ("two", "three"), ("three", "two")):
+        write(name, **OTHER, **{"from": source})
+    for name, source, its in (("one", "one", "one"), ("two", "three", "two")):
+        message = f"experiments/{name}/study.yaml: from: '{source}' has no runs of its own, but those of '{its}'"
+        with pytest.raises(ValueError, match=message):
+            load_plan(name)
+
+
+def test_a_key_that_stands_there_twice_is_named(write):
+    path = write() / "study.yaml"
+    path.write_text(f"{path.read_text()}title: another\n")
+    with pytest.raises(ValueError, match=r"study\.yaml is not YAML \(line \d+: 'title' stands there twice\)"):
+        load_plan("tiny")
+
+
+@pytest.mark.parametrize(("stated", "other"), [(None, None), ("/images", None), ("/b", "/b")])
+def test_a_study_may_evaluate_on_other_images_than_its_runs_were_trained_with(stated, other, write):
+    write(data="/images")
+    write("cross", **OTHER, **{"from": "tiny", "data": stated})
+    assert load_plan("cross").other_images == other
+    assert load_plan("cross", "/elsewhere").other_images == (
+        other and "/elsewhere"
+    )  # the same images, in another place
 
 
 def test_an_unknown_study_lists_those_there_are(write):
@@ -151,6 +186,24 @@ def test_names_are_looked_up_where_they_live(changes, message, write):
     write(grid=GRID | changes, baseline=(changes.get("padding") or ["zeros"])[0])
     with pytest.raises(ValueError, match=re.escape(message)):
         check_names(load_plan("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (
+            "cutt:3@48",
+            "sizes must be positive integers, native:N for images of their own aspect ratio, or KIND:WIDTH@N",
+        ),
+        ("cut:24@48", "cut:24@48 leaves nothing of 48 pixels"),
+    ],
+)
+def test_sizes_are_looked_at_before_the_training(size, message, write):
+    write(evaluate={"paddings": ["zeros"], "sizes": [48, size]})
+    with pytest.raises(ValueError, match=f"^experiments/tiny/study.yaml: {re.escape(message)}"):
+        check_names(load_plan("tiny"))
+    write(evaluate={"paddings": ["zeros"], "sizes": [48, "cut:23@48", "shift:30@48"]})
+    check_names(load_plan("tiny"))
 
 
 def test_a_plan_needs_no_torch(write):

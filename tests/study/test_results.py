@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pcpad.study.plan import load_plan
-from pcpad.study.results import alone, collect, note_launch, paired, read_results
+from pcpad.study.results import alone, collect, covered, note_launch, paired, read_results
+from pcpad.study.states import state_of
 
 
 def test_an_entry_says_all_that_tables_and_plots_need(finished):
@@ -89,6 +90,60 @@ def test_what_a_cluster_s_jobs_have_noted_counts_by_its_time(write):
     collect(plan)
     (entry,) = read_results(folder)
     assert (entry["name"], entry["status"], entry["error"]) == (plan.runs[1].name, "failed", "no disk")
+
+
+def add(run, **changes) -> None:
+    """Another record of the last weights, newer than the others: of zeros, with its predictions."""
+    path = run.folder / "records.jsonl"
+    record = json.loads(path.read_text().splitlines()[2])
+    assert (record["checkpoint"], record["padding"]) == ("last", "zeros")
+    with open(path, "a") as file:
+        file.write(json.dumps(record | changes) + "\n")
+
+
+def test_an_evaluation_on_other_images_is_no_cell(finished):
+    """Made by hand, newer, right on more images: neither in place of the study's own nor where there is none."""
+    plan, folder = finished
+    before = collect(plan)
+    add(plan.runs[0], manifest_digest="of others", n=3, top1=3)
+    assert collect(plan) == before
+    path = plan.runs[0].folder / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    own = [line for line in lines if line["checkpoint"] == "last" and line["padding"] == "zeros" and line["n"] == 4]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line not in own))
+    (folder / "results.jsonl").unlink()
+    cells = {(e["name"], e["padding_evaluated"]) for e in collect(plan) if e["kind"] == "evaluation"}
+    assert (plan.runs[0].name, "partial") in cells
+    assert (plan.runs[0].name, "zeros") not in cells
+    assert ("zeros", "32") not in covered(plan, plan.runs[0], state_of(plan.runs[0]))
+
+
+def test_a_study_of_other_images_takes_no_evaluation_on_those_of_the_training(finished, write):
+    plan, _ = finished
+    options = dict.fromkeys(("grid", "recipe", "settings"))
+    options |= {"evaluate": {"paddings": ["zeros"], "sizes": [32]}, "tables": ["cross"], "data": "/other/photographs"}
+    folder = write("cross", **options, **{"from": "tiny"})
+    add(plan.runs[0], manifest_digest="of others", n=3, top1=1, data="photographs")
+    collect(load_plan("cross"))
+    (entry,) = read_results(folder)
+    assert (entry["name"], entry["n"], entry["top1"]) == (plan.runs[0].name, 3, 1)
+
+
+@pytest.mark.parametrize(("on_small", "status"), [("raise", "not applicable"), ("replicate", None)])
+def test_a_cell_that_could_not_be_done_otherwise_is_still_to_do(on_small, status, finished):
+    """With another `on_small` than the study's; a line without it is of an older pcpad, which knew `raise` alone."""
+    plan, folder = finished
+    run = plan.runs[0]
+    path = run.folder / "records.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if json.loads(line)["checkpoint"] == "epoch") + "\n")
+    about = {"model": run.model, "padding": "partial", "size": "32", "reason": "too small"}
+    (run.folder / "not_applicable.jsonl").write_text(json.dumps(about | {"on_small": on_small}) + "\n")
+    collect(plan)
+    found = [e["status"] for e in read_results(folder) if e["kind"] == "evaluation" and e["name"] == run.name]
+    assert found == ([status] if status else [])
+    (run.folder / "not_applicable.jsonl").write_text(json.dumps(about) + "\n")
+    assert covered(plan, run, state_of(run)) == {("partial", "32")}
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"kind": "run"}', "\x00"])
