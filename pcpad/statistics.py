@@ -92,8 +92,31 @@ def compare(values: Sequence[float], baseline: Sequence[float], level: float = L
     return Comparison(difference, difference - half, difference + half, t, freedom, p)
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
+def paired(values: Sequence[float], baseline: Sequence[float], level: float = LEVEL) -> Comparison | None:
+    """Values of the same subjects compared one by one, by Student's t of their differences; None without a pair.
+
+    Raises:
+        ValueError: they are not of the same number of subjects.
+    """
+    if len(values) != len(baseline):
+        raise ValueError(f"{len(values)} and {len(baseline)} values cannot be paired")
+    differences = [value - other for value, other in zip(values, baseline, strict=True)]
+    spread = deviation(differences)
+    if not spread:
+        return Comparison(mean(differences)) if differences else None
+    from scipy.special import stdtr
+
+    error, freedom = spread / math.sqrt(len(differences)), len(differences) - 1
+    difference, half = mean(differences), t_quantile(freedom, level) * error
+    p = min(1.0, 2 * float(stdtr(freedom, -abs(difference / error))))
+    return Comparison(difference, difference - half, difference + half, difference / error, freedom, p)
+
+
+def holm(ps: Sequence[float | None], family: int = 0) -> list[float | None]:
     """P values adjusted over all that are there, in their order: together they err with the probability of one.
+
+    Args:
+        family: number of planned tests, where more are planned than are there.
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
     """
@@ -101,7 +124,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     adjusted: list[float | None] = [None] * len(ps)
     largest = 0.0
     for rank, (p, i) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        largest = max(largest, min(1.0, p * (max(family, len(order)) - rank)))
         adjusted[i] = largest
     return adjusted
 

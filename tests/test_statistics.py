@@ -6,6 +6,7 @@ import math
 import pytest
 
 from pcpad.statistics import (
+    Comparison,
     compare,
     decimals,
     deviation,
@@ -14,6 +15,7 @@ from pcpad.statistics import (
     mcnemar,
     mean,
     mean_interval,
+    paired,
     rounded,
     rounded_p,
     wilson,
@@ -86,6 +88,31 @@ def test_p_is_the_area_under_the_density(a, b):
     assert found.p == pytest.approx(two_sided(abs(found.t), found.df), abs=1e-9)
     at_edge = two_sided(found.half_width / (found.difference / found.t), found.df)
     assert at_edge == pytest.approx(0.05, abs=1e-9)  # the interval ends where p would be 5%
+
+
+def test_paired_gives_student_s_own_numbers():
+    """The same ten people under both drugs, as textbooks (and R's manual) have it: t = -4.0621 with 9 degrees."""
+    found = paired(*SLEEP)
+    assert found.difference == pytest.approx(-1.58)
+    assert (found.t, found.df) == (pytest.approx(-4.0621, abs=5e-5), 9)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    assert found.p == pytest.approx(two_sided(4.0621277, 9), rel=1e-5)
+    assert (found.low, found.high) == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert compare(*SLEEP).p > 0.05  # as independent groups they do not differ
+
+
+def test_paired_without_a_spread_or_a_pair():
+    assert paired([3.0, 4.0], [1.0, 2.0]) == Comparison(2.0)
+    assert paired([3.0], [1.0]) == Comparison(2.0)
+    assert paired([], []) is None
+    with pytest.raises(ValueError, match="2 and 1 values cannot be paired"):
+        paired([1.0, 2.0], [1.0])
+
+
+def test_holm_counts_what_is_planned():
+    assert holm([0.02, 0.01], 4) == pytest.approx([0.06, 0.04])
+    assert holm([0.02, None, 0.01], 2) == pytest.approx([0.02, None, 0.02])
+    assert holm([0.02, 0.01], 1) == holm([0.02, 0.01])
 
 
 def test_holm_by_hand():

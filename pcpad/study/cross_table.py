@@ -1,6 +1,18 @@
 """Tables of evaluations: weights trained with one padding, evaluated with others and at other sizes."""
 
-from pcpad.statistics import decimals, deviation, mcnemar, mean, mean_interval, rounded, rounded_p, wilson
+from pcpad.statistics import (
+    Comparison,
+    decimals,
+    deviation,
+    holm,
+    mcnemar,
+    mean,
+    mean_interval,
+    paired,
+    rounded,
+    rounded_p,
+    wilson,
+)
 from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
 from pcpad.study.plan import Plan
@@ -74,9 +86,9 @@ def cross_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
     if rows:
         head = ["network", "size", "trained with", *(f"evaluated with {padding}" for padding in plan.paddings)]
         parts.append(table(head, rows, numbers_from=3))
-        parts += paired_text(cells)
+        parts += [*difference_text(plan, cells), *paired_text(cells)]
     parts += [*impossible_text(impossible), *missing_text(plan, cells | impossible)]
-    return "\n\n".join(parts), numbers_of(cells)
+    return "\n\n".join(parts), numbers_of(cells, differences(plan, cells))
 
 
 def impossible_text(cells: dict[tuple, list[dict]]) -> list[str]:
@@ -90,6 +102,54 @@ def cell_text(entries: list[dict] | None, own: bool, impossible: bool = False) -
     if not entries:
         return "n/a" if impossible else "missing"
     return f"**{number(entries)}**" if own else number(entries)
+
+
+def differences(plan: Plan, cells: dict[tuple, list[dict]]) -> dict[tuple, tuple[Comparison, float | None]]:
+    """Each cell against the one of the training's own padding, the same weights on the same images, run by run.
+
+    p is adjusted over all comparisons that the study plans. Nothing of a single run: see `paired_text`.
+    """
+    found = {}
+    for (model, own, padding, size), entries in cells.items():
+        base = {entry["name"]: entry for entry in cells.get((model, own, own, size), ())}
+        pairs = [(entry, base[entry["name"]]) for entry in entries if entry["name"] in base]
+        if padding != own and len(pairs) > 1:
+            found[model, own, padding, size] = paired(*(percents(group) for group in zip(*pairs, strict=True)))
+    adjusted = holm([comparison.p for comparison in found.values()], planned(plan))
+    return {key: (found[key], p) for key, p in zip(found, adjusted, strict=True)}
+
+
+def planned(plan: Plan) -> int:
+    """How many comparisons to the padding of the training a study plans."""
+    groups = {(plan.label(run), run.padding): run for run in plan.runs}
+    return sum(padding != own for (_, own), run in groups.items() for padding, _ in plan.cells(run))
+
+
+def difference_text(plan: Plan, cells: dict[tuple, list[dict]]) -> list[str]:
+    """What another padding than the training's changes, as a table in the form of the cross table."""
+    found = differences(plan, cells)
+    if not found:
+        return []
+    finest, rows = min(100 / entry["n"] for entries in cells.values() for entry in entries), []
+    for model, own, size in dict.fromkeys((model, own, size) for model, own, _, size in found):
+        texts = []
+        for padding in plan.paddings:
+            comparison, p = found.get((model, own, padding, size), (None, None))
+            if comparison is None:
+                texts.append("")
+                continue
+            places = decimals(comparison.half_width, finest)
+            text = rounded(comparison.difference, places, True)
+            half = "" if comparison.half_width is None else f" ± {rounded(comparison.half_width, places)}"
+            texts.append(f"{text}{half} ({rounded_p(p)})")
+        rows.append([model, size, own, *texts])
+    told = (
+        "Difference to the padding of the training in points of top-1, on the same weights and images: mean over the "
+        "runs ± half its 95% interval by Student's t of the differences, in brackets p adjusted by Holm over the "
+        f"{planned(plan)} comparisons of the study."
+    )
+    head = ["network", "size", "trained with", *(f"evaluated with {padding}" for padding in plan.paddings)]
+    return [told, table(head, rows, numbers_from=3)]
 
 
 def paired_text(cells: dict[tuple, list[dict]]) -> list[str]:
@@ -128,8 +188,12 @@ def resolution_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
     return "\n\n".join([*parts, *impossible_text(impossible), *missing_text(plan, cells | impossible)]), numbers_of(own)
 
 
-def numbers_of(cells: dict[tuple, list[dict]]) -> list[dict]:
-    """Rows of table.csv: unrounded; p is McNemar's where a cell is of one run."""
+def numbers_of(cells: dict[tuple, list[dict]], compared: dict | None = None) -> list[dict]:
+    """Rows of table.csv: unrounded; p is McNemar's where a cell is of one run.
+
+    Args:
+        compared: `differences`.
+    """
     rows = []
     for (model, own, padding, size), entries in cells.items():
         values, (low, high) = percents(entries), interval_of(entries)
@@ -151,6 +215,10 @@ def numbers_of(cells: dict[tuple, list[dict]]) -> list[dict]:
                 "p": mcnemar(pair["only_this"], pair["only_other"]) if pair else None,
             }
         )
+        if (model, own, padding, size) in (compared or {}):
+            comparison, p_holm = compared[model, own, padding, size]
+            rows[-1] |= {"difference": comparison.difference, "p": comparison.p, "p_holm": p_holm}
+            rows[-1] |= {"difference_low": comparison.low, "difference_high": comparison.high}
     return rows
 
 

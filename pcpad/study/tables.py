@@ -12,7 +12,19 @@ from pcpad.study.states import REFUSED, state_of
 from pcpad.study.training_table import published_table, training_table
 
 COLUMNS = ("table", "model", "varied", "padding", "padding_evaluated", "size", "basis", "runs", "images", "mean")
-COLUMNS += ("deviation", "difference", "low", "high", "t", "df", "p", "p_holm", "values")
+COLUMNS += (
+    "deviation",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "low",
+    "high",
+    "t",
+    "df",
+    "p",
+    "p_holm",
+    "values",
+)
 
 
 def make_tables(study: str) -> None:

@@ -14,6 +14,7 @@ from pcpad.statistics import (
     mean_interval,
     rounded,
     rounded_p,
+    wilson,
 )
 from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
@@ -107,12 +108,12 @@ def loaders_of(entries: list[dict]) -> str:
 
 
 def comparisons(plan: Plan, cells: list[Cell], basis: str) -> dict[tuple, tuple[Comparison, float | None]]:
-    """Each cell that is no baseline against its baseline, with p adjusted over all of them; by the cell's key."""
+    """Each cell that is no baseline against its baseline, by the cell's key; p adjusted over all that are planned."""
     baselines = {cell.group: cell.values(basis) for cell in cells if cell.padding == plan.baseline}
     others = [cell for cell in cells if cell.padding != plan.baseline]
     found = {cell.key: compare(cell.values(basis), baselines[cell.group]) for cell in others}
     found = {key: comparison for key, comparison in found.items() if comparison is not None}
-    adjusted = holm([comparison.p for comparison in found.values()])
+    adjusted = holm([comparison.p for comparison in found.values()], len(others))
     return {key: (found[key], p) for key, p in zip(found, adjusted, strict=True)}
 
 
@@ -140,36 +141,53 @@ def headline(plan: Plan, cells: list[Cell], compared: dict, finest: float, image
     rows = []
     for cell in cells:
         values = cell.values("last")
-        places = decimals(half_of(mean_interval(values)), finest)
+        places = decimals(half_of_mean(cell, "last"), finest)
         comparison, p_holm = compared.get(cell.key, (None, None))
-        texts = [rounded(value, decimals(None, finest)) for value in values]
+        texts = [" ".join(rounded(value, decimals(None, finest)) for value in values)] if values else []
         if len(values) < len(cell.runs):
             texts.append(f"{len(cell.runs) - len(values)} missing: `{command_for(plan, cell)}`")
         rows.append(
             [
                 cell.label,
                 cell.padding,
-                " ".join(texts),
+                "; ".join(texts),
                 str(len(values)),
                 rounded(mean(values), places),
                 rounded(deviation(values), places),
-                *difference_columns(comparison, p_holm, finest),
+                *difference_columns(comparison, p_holm, finest, half_of_mean(cell, "last")),
             ]
         )
     head = ["network", "padding", "runs", "n", "mean", "deviation", f"difference to {plan.baseline}", "95% interval"]
     tests = sum(comparison.p is not None for comparison, _ in compared.values())
+    planned = sum(cell.padding != plan.baseline for cell in cells)
     told = f"Top-1 in percent{f' of {images:,} images' if images else ''} at the last epoch, one number a seed."
     told += " Deviation of the sample (n - 1); interval of the difference and p by Welch's t-test"
-    told += f"; p (Holm) is adjusted over all {tests} comparisons." if tests else "."
+    told += f"; p (Holm) is adjusted over the {planned} comparisons of the study" if tests else ""
+    told += f", of which {tests} can be made so far." if 0 < tests < planned else "."
     told += loaders_of([entry for cell in cells for entry in cell.entries])
     return f"{told}\n\n{table([*head, 'p', 'p (Holm)'], rows, numbers_from=3)}"
 
 
-def difference_columns(comparison: Comparison | None, p_holm: float | None, finest: float) -> list[str]:
-    """Difference, interval, p and adjusted p as text."""
+def half_of_mean(cell: Cell, basis: str) -> float | None:
+    """Half the interval of a cell's mean: between its runs, or of a single run over its images."""
+    values = cell.values(basis)
+    if len(values) != 1:
+        return half_of(mean_interval(values))
+    n = cell.entries[0]["n"]
+    return half_of(tuple(100 * end for end in wilson(min(n, round(values[0] * n / 100)), n)))
+
+
+def difference_columns(
+    comparison: Comparison | None, p_holm: float | None, finest: float, half: float | None = None
+) -> list[str]:
+    """Difference, interval, p and adjusted p as text.
+
+    Args:
+        half: of the interval that says how many digits a difference without one of its own has.
+    """
     if comparison is None:
         return ["", "", "", ""]
-    places = decimals(comparison.half_width, finest)
+    places = decimals(comparison.half_width or half, finest)
     interval = "-"
     if comparison.low is not None:
         interval = f"{rounded(comparison.low, places, True)} to {rounded(comparison.high, places, True)}"
@@ -185,8 +203,9 @@ def beside(plan: Plan, cells: list[Cell], compared: dict, published: list[Publis
         for basis in BASES:
             values = cell.values(basis)
             comparison = compared[basis].get(cell.key, (None,))[0]
-            row.append(rounded(mean(values), decimals(half_of(mean_interval(values)), finest)))
-            row.append(difference_columns(comparison, None, finest)[0])
+            half = half_of_mean(cell, basis)
+            row.append(rounded(mean(values), decimals(half, finest)))
+            row.append(difference_columns(comparison, None, finest, half)[0])
         if published:
             line = theirs.get((cell.group[0].partition("/")[2], cell.padding))
             row.append(rounded(line and float(line.exact_average), 3))
@@ -200,7 +219,8 @@ def beside(plan: Plan, cells: list[Cell], compared: dict, published: list[Publis
     told += "flatters it"
     told += "; the published numbers are such." if published else "."
     if fewest < LAST_FEW:
-        told += f" A run has {fewest} epochs only: their mean stands for that of the last {LAST_FEW}."
+        epochs = "1 epoch" if fewest == 1 else f"{fewest} epochs"
+        told += f" A run has {epochs} only: their mean stands for that of the last {LAST_FEW}."
     return f"{told}\n\n{table(head, rows, numbers_from=2)}"
 
 
@@ -220,7 +240,7 @@ def published_table(plan: Plan) -> tuple[str, list[dict]]:
         ]
         spread = "" if line.stdev is None else f"{line.stdev} ({line.formula() or '?'})"
         difference = difference_columns(comparison, p_holm, 0.001)
-        if comparison is not None:
+        if comparison is not None:  # to compare with what is printed; its interval supports fewer digits
             difference[0] = rounded(float(line.exact_diff), 3, True)
         rows.append(
             [

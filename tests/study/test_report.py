@@ -35,7 +35,7 @@ def test_numbers_are_those_of_the_records(study):
     head, zeros, partial, reflect = seen.tables[0]
     assert head[:3] == ["network", "padding", "runs"]
     assert zeros[:6] == ["test_byobnet", "zeros", "60 62 64", "3", "62", "2"]
-    assert partial[5:] == ["2", "+8", "+3 to +13", "0.008", "0.008"]
+    assert partial[5:] == ["2", "+8", "+3 to +13", "0.008", "0.016"]
     assert reflect[2] == "3 missing: pcpad study run tiny --only 'timm_test_byobnet-reflect-s*' --data /path/to/images"
     (row,) = csv_rows("tiny-differences.csv")
     assert (row["padding"], row["network"], float(row["difference"])) == ("partial", "test_byobnet", 8)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -37,18 +38,18 @@ def rows_of(text: str, first: str) -> list[list[str]]:
 
 def test_the_headline_is_the_last_epoch(write):
     """60, 62, 64 against 68, 70, 72: 8 more; deviation 2 each, so t = 8 / sqrt(8/3) = 4.899 with 4 degrees of freedom,
-    p = 0.0080, and the interval is 8 -+ 2.7764 * 1.63299."""
+    p = 0.0080, and the interval is 8 -+ 2.7764 * 1.63299. Two comparisons are planned, so Holm's p is twice p."""
     write(grid=GRID)
     plan = load_plan("tiny")
     text, numbers = tables_of(plan, results(plan))
     headline, beside = text.split("The same runs by other measures")
     zeros, partial, reflect = rows_of(headline, "| test_byobnet")
     assert zeros == ["test_byobnet", "zeros", "60 62 64", "3", "62", "2", "", "", "", ""]
-    assert partial == ["test_byobnet", "partial", "68 70 72", "3", "70", "2", "+8", "+3 to +13", "0.008", "0.008"]
+    assert partial == ["test_byobnet", "partial", "68 70 72", "3", "70", "2", "+8", "+3 to +13", "0.008", "0.016"]
     command = "pcpad study run tiny --only 'timm_test_byobnet-reflect-s*' --data /path/to/images"
     assert reflect == ["test_byobnet", "reflect", f"3 missing: `{command}`", "0", "-", "-", "", "", "", ""]
     assert "Top-1 in percent of 100 images at the last epoch" in headline
-    assert "adjusted over all 1 comparisons" in headline
+    assert "adjusted over the 2 comparisons of the study, of which 1 can be made so far." in headline
     zeros, partial, _ = rows_of(beside, "| test_byobnet")
     assert zeros[2:] == ["62", "", "68", "", "73", ""]  # last; (70 + 72 + 60) / 3 and so on; best
     assert partial[2:] == ["70", "+8", "50", "-18", "80", "+7"]
@@ -70,6 +71,21 @@ def test_p_is_adjusted_over_all_comparisons_of_the_study(write):
     assert large["p_holm"] == pytest.approx(max(large["p"], small["p_holm"]))
 
 
+def test_a_single_run_has_the_digits_that_its_images_support(write):
+    """600 of 1,000 right: 95% within 3 points (Wilson), as a cell of several runs would show it."""
+    write(grid=GRID)
+    plan = load_plan("tiny")
+    entries = [entry(plan.runs[0], [500, 600], n=1000), entry(plan.runs[3], [500, 612], n=1000)]
+    headline, beside = tables_of(plan, entries)[0].split("The same")
+    zeros, partial, _ = rows_of(headline, "| test_byobnet")
+    assert zeros[2].startswith("60.0; 2 missing: `")
+    assert (zeros[3:6], partial[3:]) == (["1", "60.0", "-"], ["1", "61.2", "-", "+1.2", "-", "-", "-"])
+    entries = [entry(plan.runs[0], [500, 60], n=100), entry(plan.runs[3], [50, 66], n=100)]  # within 10 points
+    headline, beside = tables_of(plan, entries)[0].split("The same")
+    assert [row[4] for row in rows_of(headline, "| test_byobnet")] == ["60", "66", "-"]
+    assert [row[2] for row in rows_of(beside, "| test_byobnet")] == ["60", "66", "-"]
+
+
 def test_results_of_other_settings_are_missing(write):
     write(grid=GRID)
     plan = load_plan("tiny")
@@ -78,7 +94,7 @@ def test_results_of_other_settings_are_missing(write):
     entries[3] |= {"status": "failed", "exit_code": 1, "error": "no room"}
     text, _ = tables_of(plan, entries)
     zeros, partial, _ = rows_of(text.split("The same")[0], "| test_byobnet")
-    assert zeros[2].startswith("62 64 1 missing: `pcpad study run tiny --only 'timm_test_byobnet-zeros-s*'")
+    assert zeros[2].startswith("62 64; 1 missing: `pcpad study run tiny --only 'timm_test_byobnet-zeros-s*'")
     assert (zeros[3], partial[3]) == ("2", "2")
     assert "Failed:\n\n- timm_test_byobnet-partial-s0: exit code 1: `no room`" in text
 
@@ -102,7 +118,7 @@ def test_what_the_grid_varies_besides_has_rows_and_baselines_of_its_own(write):
     rows = {(row[0], row[1]): row for row in rows_of(headline, "| test_byobnet")}
     assert rows["test_byobnet optim.lr=0.1", "partial"][6] == "+3"
     assert rows["test_byobnet optim.lr=0.2", "partial"][2].startswith(
-        "67 1 missing: `pcpad study run tiny --only 'timm_test_byobnet-partial-s*-optim.lr_0.2'"
+        "67; 1 missing: `pcpad study run tiny --only 'timm_test_byobnet-partial-s*-optim.lr_0.2'"
     )
 
 
@@ -127,7 +143,16 @@ def test_cross_and_resolution(write):
     rows = rows_of(cross, "| test_byobnet")
     assert rows[0] == ["test_byobnet", "32", "zeros", "**62.0 ± 5.0**", "50.0 ± 3.1"]  # t over seeds; Wilson: no spread
     assert rows[1] == ["test_byobnet", "64", "partial", "69.2 ± 2.9", "**70.0 ± 2.8**"]
-    assert len(rows) == 2
+    # Differences of -100, -120 and -140 of 1,000: mean -12, deviation 2, t = 12 / (2 / sqrt(3)) = 10.392 with 2 degrees
+    # of freedom, p = 1 - t / sqrt(t^2 + 2) = 0.00913, four comparisons are planned; half 4.3027 * 2 / sqrt(3) = 4.968.
+    assert rows[2] == ["test_byobnet", "32", "zeros", "", "-12.0 ± 5.0 (0.037)"]
+    assert len(rows) == 3
+    assert "p adjusted by Holm over the 4 comparisons of the study" in cross
+    row = next(r for r in numbers if "difference" in r)
+    assert (row["padding"], row["padding_evaluated"], row["size"]) == ("zeros", "partial", "32")
+    assert row["p"] == pytest.approx(1 - math.sqrt(108 / 110))
+    assert row["p_holm"] == pytest.approx(4 * row["p"])
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((-12 - 4.96828, -12 + 4.96828), abs=1e-4)
     assert "trained with partial: images right with zeros only: 1, with partial only: 9; p 0.021" in cross  # 22/1024
     assert (
         "- test_byobnet, partial: 10 evaluations: `pcpad study run tiny --only 'timm_test_byobnet-partial-s*'" in cross

@@ -29,7 +29,7 @@ def difference_chart(plan: Plan, entries: list[dict]) -> Chart | None:
             point = Point(line.network, float(line.exact_diff), comparison.low, comparison.high)
             held.setdefault((line.padding, PUBLISHED), []).append(point)
     for cell in cells:
-        if cell.key in own:
+        if cell.key in own and own[cell.key][0].low is not None:
             comparison = own[cell.key][0]
             point = Point(cell.label, comparison.difference, comparison.low, comparison.high)
             held.setdefault((cell.padding, OWN if lines else ""), []).append(point)
