@@ -4,6 +4,7 @@ import fcntl
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -158,6 +159,7 @@ def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
         "train_digest": about.get("train_digest"),
         "settings": json.loads(json.dumps(to_dict(replace(run.settings, data=data), result_only=True))),
         "recipe": run.settings.recipe,
+        "surgery": surgery_of(run),
         "seconds": round(seconds, 1) if launches else None,
         "processes": about.get("processes", 1),
         "hardware": about.get("hardware"),
@@ -165,6 +167,19 @@ def done_entry(run: Run, state: State, launches: list[dict]) -> dict:
         "commit": about.get("commit"),
         "record": last,
     }
+
+
+def surgery_of(run: Run) -> dict[str, int] | None:
+    """How many convolutions the run's surgery has dealt with, by what it did; None where its report is not at hand."""
+    try:
+        return counts_of(json.loads((run.folder / "surgery.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def counts_of(report: dict) -> dict[str, int]:
+    """A report of `pcpad.convert`, as its ``to_dict`` gives it: convolutions by what was done."""
+    return dict(Counter(layer["action"] for layer in report["layers"] if layer["is_conv"]))
 
 
 def failed_entry(kind: str, run: Run, launch: dict) -> dict:

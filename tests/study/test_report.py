@@ -96,11 +96,28 @@ def test_surgery_where_runs_are_at_hand(study):
     seen = check_page(built("tiny"))
     (table,) = [table for table in seen.tables if table[0][-1] == "runs" and "converted" in table[0]]
     assert table[1:] == [
-        [*("Net", "zeros", "3", "1", "0", "0", "2"), "3"],
-        ["Net", "partial", "3", "1", "0", "0", "2", "1"],
+        ["Net", "zeros", "3", "1", "0", "2", "3"],
+        ["Net", "partial", "3", "1", "0", "2", "1"],
     ]
     (run.folder / "surgery.json").write_text("{")
     assert main(["report", "tiny"]) == 1
+
+
+def test_the_surgery_of_runs_that_are_not_at_hand(study):
+    """From the results alone, as in a fresh clone; by the network's name, each run once though its folder is there."""
+    path = study / "results.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        entry["surgery"] = {"converted": 5, "left": 2} if entry["padding"] == "partial" else {"left": 7}
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run = load_plan("tiny").runs[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "surgery.json").write_text(json.dumps({"model": "Net", "mode": run.padding, "layers": []}))
+    (table,) = [t for t in check_page(built("tiny")).tables if t[0][-1] == "runs" and "converted" in t[0]]
+    assert table[1:] == [
+        ["test_byobnet", "zeros", "7", "0", "0", "7", "3"],
+        ["test_byobnet", "partial", "7", "5", "0", "2", "3"],
+    ]
 
 
 def test_the_same_bytes_every_time(study):

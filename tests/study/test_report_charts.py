@@ -4,9 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import pcpad
+from pcpad.evaluation.border.plots import STYLES, style
 from pcpad.study.plan import load_plan
+from pcpad.study.report.charts import Chart, Panel, Point, Series
+from pcpad.study.report.figures import figure_of
 from tests.study.pages import GRID, ROOT, built, check_page, csv_rows, result
 
 
@@ -93,6 +98,50 @@ def test_evaluations_by_size(write, tmp_path):
     assert rows["shorter side, no crop", "zeros", "64"]["top1_percent"] == "51.0"
     assert ["net (w.pth)", "zeros", "128", "1000", "799", "79.9", "77.3 to 82.3", "95.0"] in seen.tables[0]
     assert ["-", "reflect", "64", *["n/a"] * 5] in seen.tables[0]
+
+
+def test_paddings_are_compared_on_the_same_images(tmp_path):
+    """Six images; zeros right on the first five, partial on the last alone: p is twice (1 + 6) / 2^6. Of reflect, whose
+    predictions are not there, nothing is said; n/a is not said of a cell that has a number."""
+    folder = tmp_path / "some"
+    (folder / "records").mkdir(parents=True)
+    common = {"schema": 1, "model": "timm/net", "run": None, "checkpoint": "w.pth", "step": None, "size": "64"}
+    common |= {"n": 6, "top5": None, "weights_digest": "w", "manifest_digest": "m", "padding_trained": None}
+    lines = []
+    for padding, right in (("zeros", [1, 1, 1, 1, 1, 0]), ("partial", [0, 0, 0, 0, 0, 1]), ("reflect", [1] * 6)):
+        file = f"records/{padding}.npz"
+        lines.append(common | {"padding": padding, "top1": sum(right), "settings_digest": padding, "predictions": file})
+        if padding != "reflect":
+            top5 = 1 - np.array(right)[:, None]
+            np.savez(folder / file, label=np.zeros(6, int), top5=top5, index=np.arange(6))
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cells = [{"model": "timm/net", "padding": padding, "size": "64", "reason": "r"} for padding in ("partial", "mean")]
+    (folder / "not_applicable.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    first, second, *_ = check_page(built("--records", str(folder))).tables
+    assert [row[:3] for row in first if "n/a" in row] == [["timm/net", "mean", "64"]]
+    assert second[0][4:] == ["difference", "right with it alone", "with the other alone", "p"]
+    assert second[1:] == [["net (w.pth)", "64", "partial", "zeros", "-67", "1", "5", "0.22"]]
+
+
+def test_bars_of_one_size_do_not_hide_each_other():
+    """They are drawn beside each other, near their size, and inside the axes."""
+    points = (Point(32, 50.0, 40.0, 60.0), Point(64, 55.0, 45.0, 65.0))
+    series = tuple(Series(padding, points) for padding in ("zeros", "partial", "reflect"))
+    chart = Chart("a", "A", "told", "size, pixels", "top-1, %", ("size", "top1"), 0.1, (Panel("", series),))
+    (axes,) = figure_of(chart).axes
+    places = [bars.lines[0].get_xdata()[0] for bars in axes.containers]
+    assert len(set(places)) == 3
+    assert all(abs(place - 32) < 1 for place in places)
+    assert all(line.get_clip_on() for bars in axes.containers for line in bars.lines[2])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["32", "64"]
+
+
+def test_a_padding_has_its_colour_whatever_else_is_drawn():
+    names = [name for name in pcpad.PADDING_MODES if name in STYLES]
+    assert len(names) == 8
+    looks = {name: style(name, [name]) for name in names}
+    assert all(style(name, names) == looks[name] for name in names)
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 8
 
 
 def test_a_single_run_by_its_folder(tmp_path, monkeypatch):

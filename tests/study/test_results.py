@@ -16,6 +16,9 @@ from pcpad.study.states import state_of
 def test_an_entry_says_all_that_tables_and_plots_need(finished):
     plan, folder = finished
     note_launch(plan, {"name": plan.runs[0].name, "task": "train", "seconds": 100, "resumed": False, "error": None})
+    layers = [{"is_conv": True, "action": action} for action in ("converted", "left", "converted")]
+    layers.append({"is_conv": False, "action": "converted"})
+    (plan.runs[0].folder / "surgery.json").write_text(json.dumps({"layers": layers}))
     for seconds, resumed in ((7, False), (2.5, True)):
         line = {"name": plan.runs[0].name, "task": "train", "seconds": seconds, "resumed": resumed, "error": None}
         note_launch(plan, line)
@@ -24,11 +27,13 @@ def test_an_entry_says_all_that_tables_and_plots_need(finished):
     assert (entry["top1"], entry["loss"], entry["n"], entry["seed"]) == ([1, 2], [0.5, 0.5], 4, 0)
     assert (entry["seconds"], entry["hardware"], entry["commit"]) == (9.5, "h", "c0ffee")  # of its last beginning
     assert entry["record"]["step"] == 6
+    assert entry["surgery"] == {"converted": 2, "left": 1}
     assert entry["settings"]["optim"]["lr"] == 0.01
     assert entry["settings"]["data"]["loader"] == "torchvision"
     assert "name" not in entry["settings"]["data"]  # no paths of a machine
     other = read_results(folder)[3]
     assert (other["kind"], other["padding"], other["seconds"]) == ("run", "partial", None)
+    assert other["surgery"] is None
 
 
 def test_pairs_are_counted_image_by_image(finished):

@@ -18,8 +18,11 @@ STYLES = {
     "reflect": ("#0072B2", "^"),
     "replicate": ("#009E73", "D"),
     "circular": ("#CC79A7", "v"),
+    "symmetric": ("#56B4E9", "X"),
+    "mean": ("#E69F00", "P"),
+    "partial_sqrt": ("#8C6D00", "*"),
 }
-SPARE = [("#E69F00", "P"), ("#56B4E9", "X"), ("#8C6D00", "*"), ("#5E5E5E", "h")]
+SPARE = [("#5E5E5E", "h"), ("#332288", "<"), ("#882255", ">")]
 """Colours and markers of padding modes that are not named above, in order."""
 TRUE = {"color": "#6E6E6E", "linestyle": (0, (4, 2)), "linewidth": 1.4}
 LOOK = {

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from pcpad.study.report.page import Markup, element, folded, joined, table
+from pcpad.study.results import counts_of
 from pcpad.training.logbook import flatten, read_lines
 
 OF_RUN = ("name", "recipe", "settings", "settings_digest", "seconds", "processes", "hardware", "versions", "commit")
@@ -13,7 +14,7 @@ OF_RECORD += ("preprocess", "ema", "loader", "amp", "data", "device", "hardware"
 OF_RECORD += ("settings_digest", "run_digest", "manifest_digest", "weights_digest", "time", "images_per_second")
 OF_BORDER = ("model", "size", "margin", "n", "seed", "seed_trained", "run")
 OF_BORDER += tuple(key for key in OF_RECORD if key not in ("model", "padding", "size", "run", "images_per_second"))
-ACTIONS = ("converted", "kept", "restored", "left")
+ACTIONS = ("converted", "kept", "left")
 
 
 def facts_of(entry: dict, keys: tuple[str, ...]) -> dict[str, str]:
@@ -52,7 +53,7 @@ def facts(rows: list[dict[str, str]], what: str, alike: str = "all") -> Markup:
         told = f"The same in {alike} {len(rows)} {what}:" if len(rows) > 1 else ""
         parts += [element("p", told)] if told else []
         parts.append(table(["setting", "value"], shared, 2, f"What {what} share", sortable=False))
-    return folded(f"Settings, versions and hardware of {len(rows)} {what}", *parts)
+    return folded(f"Settings, versions and hardware of {len(rows)} {what}", *parts, printed=True)
 
 
 def run_facts(entries: list[dict]) -> Markup | None:
@@ -79,40 +80,48 @@ def record_facts(records: list[dict]) -> Markup:
     return facts([facts_of(record, OF_RECORD) for record in records], "evaluations")
 
 
-def surgery(folders: dict[str, Path]) -> Markup | None:
-    """What convert did, from the surgery.json of runs that are at hand; None where there is none.
+def surgery(folders: dict[str, Path], entries: list[dict] = ()) -> Markup | None:
+    """What convert did; None where nothing says so.
 
     Args:
-        folders: name of each run to its folder.
+        folders: name of each run to its folder: the layers are those of its surgery.json, if it is at hand.
+        entries: results that hold the counts of their runs' surgery (`pcpad.study.results`), which go before.
 
     Raises:
-        ValueError: such a file is damaged; names it.
+        ValueError: a surgery.json is damaged; names it.
     """
     held: dict[str, tuple[dict, list[str]]] = {}
+    counted: Counter[tuple[str, ...]] = Counter()
+    for entry in entries:
+        if entry.get("surgery"):
+            counted[tuple(cells_of(entry["model"], entry["padding"], entry["surgery"]))] += 1
     for name, folder in folders.items():
         path = folder / "surgery.json"
         if path.is_file():
             try:
                 text = path.read_text()
                 held.setdefault(text, (json.loads(text), []))[1].append(name)
-                row_of(held[text][0], 0)
+                row = tuple(cells_of(*(held[text][0][key] for key in ("model", "mode")), counts_of(held[text][0])))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} is damaged ({error}): remove it, or train the run again") from None
-    if not held:
+            if not any(entry.get("surgery") for entry in entries):
+                counted[row] += 1
+    if not counted:
         return None
-    rows = [row_of(report, len(names)) for report, names in held.values()]
     head = ["network", "padding", "convolutions", *ACTIONS, "runs"]
-    whole = table(head, rows, 2, "What the surgery did")
+    whole = table(head, [[*row, str(runs)] for row, runs in counted.items()], 2, "What the surgery did")
     lists = [layers_of(report, names) for report, names in held.values()]
-    told = "Convolutions whose padding was changed by each run's padding mode; left: no change."
+    told = (
+        "Convolutions by what was done to their padding: converted, put into the mode; kept, had it already; left, it "
+    )
+    told += "pads nothing, was not selected, or stays with zeros by choice."
     return joined([element("p", told), whole, *lists], "\n")
 
 
-def row_of(report: dict, runs: int) -> list[str]:
-    """A report as counts of convolutions by what was done."""
-    counts = Counter(layer["action"] for layer in report["layers"] if layer["is_conv"])
-    known = [str(counts[action]) for action in ACTIONS]
-    return [report["model"], report["mode"], str(sum(counts.values())), *known, str(runs)]
+def cells_of(network: str, padding: str, counts: dict[str, int]) -> list[str]:
+    """Counts of convolutions by what was done, as the cells of a row."""
+    known = [str(counts.get(action, 0)) for action in ACTIONS]
+    return [network, padding, str(sum(counts.values())), *known]
 
 
 def layers_of(report: dict, names: list[str]) -> Markup:

@@ -132,15 +132,17 @@ def look_of(series: Series, chart: Chart) -> dict:
 
 
 def draw_lines(axes, chart: Chart, panel: Panel) -> None:
-    """Lines from left to right, with bars where there are intervals."""
-    for series in panel.series:
+    """Lines from left to right, with bars where there are intervals, side by side so that none hides another."""
+    places = sorted({point.x for series in panel.series for point in series.points})
+    step = 0.012 * (places[-1] - places[0]) if places else 0.0
+    for i, series in enumerate(panel.series):
         look = look_of(series, chart)
         xs, ys = [point.x for point in series.points], [point.y for point in series.points]
         if series.points and all(point.low is not None for point in series.points) and "epoch" not in chart.x:
-            axes.errorbar(xs, ys, errors_of(series), elinewidth=1, **look)
+            xs = [x + step * (i - (len(panel.series) - 1) / 2) for x in xs]
+            axes.errorbar(xs, ys, errors_of(series), elinewidth=1, **look | {"clip_on": True})
         else:
             axes.plot(xs, ys, **look)
-    places = sorted({point.x for series in panel.series for point in series.points})
     if 0 < len(places) <= 7:
         axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.tick_params(labelsize=8)

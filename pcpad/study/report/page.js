@@ -41,3 +41,16 @@
     });
   }
 })();
+// What is to be printed is open while the page is.
+(() => {
+  const closed = [];
+  window.addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("details.printed:not([open])")) {
+      part.open = true;
+      closed.push(part);
+    }
+  });
+  window.addEventListener("afterprint", () => {
+    while (closed.length) closed.pop().open = false;
+  });
+})();

@@ -100,9 +100,13 @@ def table(head: list[Content], rows: list[list[Content]], numbers_from: int, cap
     return element("div", whole, class_="box", tabindex="0", role="region", aria_label=caption)
 
 
-def folded(summary: str, *content: Content) -> Markup:
-    """What opens when its heading is clicked."""
-    return element("details", element("summary", summary), *content)
+def folded(summary: str, *content: Content, printed: bool = False) -> Markup:
+    """What opens when its heading is clicked.
+
+    Args:
+        printed: whether it is open in print, from which it is left out otherwise.
+    """
+    return element("details", element("summary", summary), *content, class_="printed" if printed else None)
 
 
 def page(title: str, lead: Content, sections: list[Section], foot: Content) -> str:

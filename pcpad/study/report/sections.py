@@ -8,7 +8,7 @@ from pathlib import Path
 from pcpad.config import nearest
 from pcpad.evaluation.border.report import RECORDS, read_border
 from pcpad.evaluation.border.tables import tables as border_tables
-from pcpad.statistics import decimals, rounded, wilson
+from pcpad.statistics import decimals, mcnemar, rounded, rounded_p, wilson
 from pcpad.study import plan as study_plan
 from pcpad.study.markdown import table as markdown_table
 from pcpad.study.plan import HOME, load_plan
@@ -25,7 +25,7 @@ from pcpad.study.report.study_charts import (
     subjects_of,
     training_charts,
 )
-from pcpad.study.results import read_results
+from pcpad.study.results import paired, read_results
 from pcpad.study.tables import tables_of
 from pcpad.training.logbook import read_lines
 
@@ -137,11 +137,18 @@ def study_blocks(plan) -> list[Block]:
     blocks += [Block("Accuracy against size", charts=tuple(sizes))] if sizes else []
     curves = training_charts(plan, entries) if plan.source is None else []
     blocks += [Block("Training", charts=tuple(curves))] if curves else []
-    done = facts.surgery({run.name: run.folder for run in plan.runs}) if plan.source is None else None
+    names = {run.name: plan.label(run) for run in plan.runs}
+    own = [entry | {"model": names[entry["name"]]} for entry in entries if is_done(entry) and entry["name"] in names]
+    done = facts.surgery({run.name: run.folder for run in plan.runs}, own) if plan.source is None else None
     blocks += [Block("Surgery", done)] if done else []
     settings = [made for made in (facts.run_facts(entries), facts.evaluation_facts(entries)) if made]
     blocks += [Block("How it was made", joined(settings, "\n"))] if settings else []
     return blocks
+
+
+def is_done(entry: dict) -> bool:
+    """Whether an entry of a study's results is a finished run."""
+    return entry["kind"] == "run" and entry["status"] == "done"
 
 
 def record_blocks(folder: Path, records: list[dict]) -> list[Block]:
@@ -149,6 +156,8 @@ def record_blocks(folder: Path, records: list[dict]) -> list[Block]:
     records = list({same_evaluation(record): record for record in records}.values())
     text = record_table(records, facts.not_applicable(folder))
     blocks = [Block("Evaluations", to_html(text, f"Evaluations in {folder.name}"))]
+    text = paired_table(folder, records)
+    blocks += [Block("On the same images", to_html(text, f"Paddings of {folder.name} compared"))] if text else []
     charts = record_charts(records)
     for title, wanted in (("Accuracy against size", "size-"), ("Training", "training-")):
         found = tuple(chart for chart in charts if chart.name.startswith(wanted))
@@ -175,6 +184,10 @@ def record_table(records: list[dict], impossible: list[dict]) -> str:
         interval = f"{rounded(low, places)} to {rounded(high, places)}"
         numbers = [str(n), str(record["top1"]), rounded(top1, places), interval, rounded(top5, places)]
         rows.append([subject, record["padding"], record["size"], *numbers])
+    there = {(r["model"], r["padding"], r["size"]) for r in shown}
+    impossible = [
+        c for c in impossible if (c.get("model"), c["padding"], c["size"]) not in there
+    ]  # otherwise, with on_small
     for cell in impossible:
         rows.append([cell.get("model", "-"), cell["padding"], cell["size"], *["n/a"] * 5])
     told = "In percent of n images; intervals are those of one accuracy over the images (Wilson, 95%)."
@@ -185,6 +198,36 @@ def record_table(records: list[dict], impossible: list[dict]) -> str:
     reasons = dict.fromkeys(cell["reason"] for cell in impossible)
     parts += ["n/a, not applicable:", "\n".join(f"- {reason}" for reason in reasons)] if reasons else []
     return "\n\n".join(parts)
+
+
+def paired_table(folder: Path, records: list[dict]) -> str:
+    """Each padding against that of the training, or zeros, on the same images, in Markdown; empty where none can be.
+
+    Of evaluations whose predictions are beside the records.
+    """
+    shown = [record for record in records if record["checkpoint"] != "epoch"]
+    alike = ("model", "run", "step", "checkpoint", "weights_digest", "manifest_digest", "size", "amp", "ema", "loader")
+    groups: dict[str, list[tuple[str, dict]]] = {}
+    for record, subject in zip(shown, subjects_of(shown), strict=True):
+        groups.setdefault(json.dumps([record.get(key) for key in alike]), []).append((subject, record))
+    rows = []
+    for group in groups.values():
+        of = {record["padding"]: record for _, record in group}
+        base = of.get(group[0][1].get("padding_trained"), of.get("zeros"))
+        for subject, record in group if base else ():
+            pair = paired(folder, record, base) if record["padding"] != base["padding"] else None
+            if pair:
+                this, other, n = pair["only_this"], pair["only_other"], record["n"]
+                points = rounded(100 * (this - other) / n, decimals(None, 100 / n), True)
+                p = rounded_p(mcnemar(this, other))
+                rows.append(
+                    [subject, record["size"], record["padding"], base["padding"], points, str(this), str(other), p]
+                )
+    if not rows:
+        return ""
+    told = "Difference in points of top-1 on the same images; p by McNemar's exact test, not adjusted for their number."
+    head = ["network", "size", "padding", "against", "difference", "right with it alone", "with the other alone", "p"]
+    return f"{told}\n\n{markdown_table(head, rows, 4)}"
 
 
 def border_blocks(records: list[dict], within: str) -> list[Block]:

@@ -113,7 +113,7 @@ def size_charts(plan: Plan, entries: list[dict]) -> list[Chart]:
         panels = held.setdefault(label, {})
         panels.setdefault(f"trained with {trained}" if crossed else "", {}).setdefault(evaluated, {})[size] = point
     told = "Top-1 against the side of the image in pixels; bars are 95% intervals, of the mean over runs or of one run "
-    told += "over its images."
+    told += "over its images. Paddings of one size stand side by side."
     finest = finest_of([entry for found in cells.values() for entry in found])
     return [chart for label, panels in held.items() for chart in size_chart(label, panels, told, finest)]
 
@@ -167,6 +167,7 @@ def record_charts(records: list[dict]) -> list[Chart]:
         point = Point(record["size"], 100 * record["top1"] / record["n"], 100 * low, 100 * high)
         held.setdefault(subject, {}).setdefault(record["padding"], {})[record["size"]] = point
     told = "Top-1 against the side of the image in pixels; bars are 95% intervals over the images (Wilson's)."
+    told += " Paddings of one size stand side by side."
     finest = finest_of(records)
     charts = [chart for label, lines in held.items() for chart in size_chart(label, {"": lines}, told, finest)]
     for model, runs in epochs.items():
