@@ -31,9 +31,10 @@ def refuse_filling(paddings: list[str]) -> None:
     """Raise ValueError for padding modes that images of native size cannot have."""
     filling = [padding for padding in paddings if PADDING_MODES[padding].fills]
     if filling:
+        fit = ", ".join(name for name, mode in PADDING_MODES.items() if not mode.fills)
         raise ValueError(
-            f"native sizes go with zeros and partial padding, not with {', '.join(filling)}, which fill from the edge "
-            "of each image: choose among those two"
+            f"native sizes go with {fit}, not with {', '.join(filling)}: what is filled from the edge of an image "
+            f"would be filled from the edge of a mixed-size batch; choose from {fit}"
         )
 
 

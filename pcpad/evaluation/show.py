@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pcpad.evaluation.cells import hits
 from pcpad.progress import say
-from pcpad.statistics import discordant, mcnemar, rounded_p
+from pcpad.statistics import decimals, discordant, mcnemar, rounded, rounded_p, wilson
 
 
 def size_key(size: str) -> tuple[str, int, int]:
@@ -24,7 +24,7 @@ def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str 
     import pandas as pd
 
     if len(records) + len(reasons) > 1:
-        cells = {(r["padding"], r["size"]): f"{100 * r['top1'] / r['n']:.2f}" for r in records}
+        cells = {(r["padding"], r["size"]): top1_text(r["top1"], r["n"]) for r in records}
         cells |= dict.fromkeys(reasons, "n/a")
         say(f"\ntop-1 in percent by padding and size, {records[0]['n']} images\n{table(pd, cells)}\n")
     paddings = list(dict.fromkeys(record["padding"] for record in records))
@@ -35,13 +35,20 @@ def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str 
         if record["padding"] != base and record["size"] in of_base:
             gained, lost = discordant(hits(folder, record), of_base[record["size"]])
             p = rounded_p(mcnemar(gained, lost))
-            tests[record["padding"], record["size"]] = f"{100 * (gained - lost) / record['n']:+.2f} (p {p})"
+            points = rounded(100 * (gained - lost) / record["n"], decimals(None, 100 / record["n"]), True)
+            tests[record["padding"], record["size"]] = f"{points} (p {p})"
     if tests:
         say(
             f"against {base} on the same images, in points; p by McNemar's exact test, not adjusted for their number\n"
             f"{table(pd, tests)}\n"
         )
     say(f"records: {folder / 'records.jsonl'}")
+
+
+def top1_text(hits: int, n: int) -> str:
+    """Top-1 in percent, with the digits that its interval over the images supports."""
+    low, high = wilson(hits, n)
+    return rounded(100 * hits / n, decimals(50 * (high - low), 100 / n))
 
 
 def table(pd, cells: dict[tuple[str, str], str]) -> str:

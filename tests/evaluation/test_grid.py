@@ -41,7 +41,7 @@ def test_each_cell_is_what_it_is_alone(call, tmp_path, capsys, loader):
     paddings, sizes = ["zeros", "partial", "replicate"], ["48", "64", "native:64"]
     assert call("grid", loader=loader, paddings=",".join(paddings), sizes=",".join(sizes)) == 0
     said = capsys.readouterr().out
-    assert "replicate at native:64: not applicable: native sizes go with zeros and partial" in said
+    assert "replicate at native:64: not applicable: native sizes go with zeros, partial" in said
     assert "top-1 in percent by padding and size, 18 images" in said
     assert "against zeros on the same images" in said
     records = read_records(tmp_path / "grid")
@@ -183,14 +183,14 @@ def test_a_damaged_tally_counts_as_none(call, tmp_path, content):
 
 def test_a_size_that_no_padding_can_do_is_an_error(call, tmp_path, capsys):
     assert call("out", paddings="reflect,circular", sizes="native:64") == 1
-    assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err
+    assert "native sizes go with zeros, partial, partial_sqrt, not with reflect" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     sizes = "8,native:64,native:96"
     assert call("out", paddings="zeros,reflect,circular", sizes=sizes) == 0  # maps of one pixel cannot be mirrored
     said = [line.split(": not applicable: ") for line in capsys.readouterr().out.splitlines() if "applicable" in line]
     assert [cells for cells, _ in said] == ["reflect at 8", "reflect, circular at native:64, native:96"]
     assert said[0][1].startswith("timm/test_resnet cannot run with reflect")
-    assert said[1][1].startswith("native sizes go with zeros and partial padding, not with reflect, circular,")
+    assert said[1][1].startswith("native sizes go with zeros, partial, partial_sqrt, not with reflect, circular:")
     done = {(record["padding"], record["size"]) for record in read_records(tmp_path / "out")}
     assert done == {("zeros", "8"), ("zeros", "native:64"), ("zeros", "native:96"), ("circular", "8")}
     lines = [json.loads(line) for line in (tmp_path / "out/not_applicable.jsonl").read_text().splitlines()]

@@ -79,7 +79,7 @@ def test_mistakes(folder, tmp_path, capsys):
         (
             "--sizes=native:64",
             "--paddings=reflect",
-        ): "native sizes go with zeros and partial padding, not with reflect",
+        ): "native sizes go with zeros, partial, partial_sqrt, not with reflect",
     }.items():
         assert main([*common, *options]) != 0
         assert message in capsys.readouterr().err
@@ -119,5 +119,5 @@ def test_a_run_on_native_sizes(folder, tmp_path, loader, capsys):
     assert [(line["padding"], line["size"]) for line in lines] == [("reflect", "native:48"), ("circular", "native:48")]
     capsys.readouterr()
     assert main(["train", "--model=timm/test_resnet", "--padding=reflect", *common, f"--out={tmp_path}/other"]) != 0
-    assert "native sizes go with zeros and partial padding, not with reflect" in capsys.readouterr().err
+    assert "native sizes go with zeros, partial, partial_sqrt, not with reflect" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -118,7 +118,7 @@ def test_paddings_are_compared_on_the_same_images(tmp_path):
     cells = [{"model": "timm/net", "padding": padding, "size": "64", "reason": "r"} for padding in ("partial", "mean")]
     (folder / "not_applicable.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     first, second, *_ = check_page(built("--records", str(folder))).tables
-    assert [row[:3] for row in first if "n/a" in row] == [["timm/net", "mean", "64"]]
+    assert [row[:3] for row in first if "n/a" in row] == [["net (w.pth)", "mean", "64"]]
     assert second[0][4:] == ["difference", "right with it alone", "with the other alone", "p"]
     assert second[1:] == [["net (w.pth)", "64", "partial", "zeros", "-67", "1", "5", "0.22"]]
 

@@ -188,8 +188,12 @@ def record_table(records: list[dict], impossible: list[dict]) -> str:
     impossible = [
         c for c in impossible if (c.get("model"), c["padding"], c["size"]) not in there
     ]  # otherwise, with on_small
+    names = {record["model"]: subject for record, subject in zip(shown, subjects_of(shown), strict=True)}
     for cell in impossible:
-        rows.append([cell.get("model", "-"), cell["padding"], cell["size"], *["n/a"] * 5])
+        name = names.get(cell.get("model"), cell.get("model", "-"))
+        rows.append([name, cell["padding"], cell["size"], *["n/a"] * 5])
+    order = list(dict.fromkeys(row[0] for row in rows))
+    rows.sort(key=lambda row: order.index(row[0]))
     told = "In percent of n images; intervals are those of one accuracy over the images (Wilson, 95%)."
     if epochs:
         told += " Of each run's epochs the last one."

@@ -8,7 +8,18 @@ from pcpad.study.plan import Plan
 from pcpad.study.published import read_published
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 
-TELLING = ("data", "manifest_digest", "weights_digest", "step", "power", "amp", "ema", "on_small", "loader")
+TELLING = (
+    "checkpoint",
+    "data",
+    "manifest_digest",
+    "weights_digest",
+    "step",
+    "power",
+    "amp",
+    "ema",
+    "on_small",
+    "loader",
+)
 """What two records of one network, padding and size may differ in."""
 OWN, PUBLISHED = "own, best epoch", "published"
 
