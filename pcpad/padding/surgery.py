@@ -124,7 +124,7 @@ def refuse_wrapped(model: nn.Module) -> None:
         kinds = [qualified(base) for base in type(module).__mro__]
         wrapper = next((kind for kind in kinds if kind in WRAPPERS), None)
         fsdp2 = any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
-        if isinstance(module, torch.jit.ScriptModule):
+        if isinstance(module, torch.jit.ScriptModule) and convolves(module):
             raise ValueError(
                 f"{where} is scripted or traced ({kinds[0]}): convert the model it was made from, then export that"
             )
@@ -137,6 +137,14 @@ def refuse_wrapped(model: nn.Module) -> None:
             )
         if module._compiled_call_impl is not None:
             raise ValueError(f"{where} is compiled: convert first, then call compile()")
+
+
+def convolves(module: torch.jit.ScriptModule) -> bool:
+    """Whether a scripted or traced module convolves, which an activation does not; yes where it cannot be told."""
+    try:
+        return "conv" in str(module.inlined_graph)
+    except (AttributeError, RuntimeError):  # it has no forward of its own
+        return True
 
 
 def traced_call(module: nn.Module) -> str | None:

@@ -59,6 +59,18 @@ def test_a_graph_that_still_calls_its_convolutions_is_converted(trace, x):
     torch.testing.assert_close(y["2"] if isinstance(y, dict) else y, expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch.jit's own
+def test_scripted_parts_are_refused_where_they_convolve(x):
+    """An activation that is scripted stands in nobody's way; nor does one that was frozen, whose modules are gone."""
+    net = make()
+    net[1] = torch.jit.freeze(torch.jit.script(nn.GELU().eval()))
+    assert pcpad.convert(net, "partial").converted == ["0", "2"]
+    frozen = torch.jit.freeze(torch.jit.script(make()))
+    for part in (torch.jit.trace(make(), x), torch.jit.script(nn.Conv2d(4, 4, 3, padding=1)), frozen):
+        with pytest.raises(ValueError, match="its module '3' is scripted or traced"):
+            pcpad.convert(nn.Sequential(*make(), part), "partial")
+
+
 MOVES = [("zeros", "partial"), ("zeros", "reflect"), ("partial", "zeros"), ("partial", "reflect")]
 MOVES += [("reflect", "zeros"), ("reflect", "partial")]
 
