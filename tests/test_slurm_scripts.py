@@ -128,7 +128,7 @@ def test_a_finished_run_s_missing_evaluations_are_submitted(tmp_path, sent, monk
     monkeypatch.setattr(
         launch, "state_of", lambda run, _=None: State(DONE if run.name.endswith("zeros-s1") else "missing")
     )
-    monkeypatch.setattr(launch, "covered", lambda run, _: {("zeros", "32"), ("zeros", "64")})
+    monkeypatch.setattr(launch, "covered", lambda *_: {("zeros", "32"), ("zeros", "64")})
     folder = tmp_path / "runs/small/torchvision_resnet18-zeros-s1"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints/last.pt").touch()
