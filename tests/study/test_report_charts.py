@@ -100,9 +100,10 @@ def test_evaluations_by_size(write, tmp_path):
     assert ["-", "reflect", "64", *["n/a"] * 5] in seen.tables[0]
 
 
-def test_paddings_are_compared_on_the_same_images(tmp_path):
+def test_paddings_are_compared_on_the_same_images(tmp_path, monkeypatch):
     """Six images; zeros right on the first five, partial on the last alone: p is twice (1 + 6) / 2^6. Of reflect, whose
     predictions are not there, nothing is said; n/a is not said of a cell that has a number."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "some"
     (folder / "records").mkdir(parents=True)
     common = {"schema": 1, "model": "timm/net", "run": None, "checkpoint": "w.pth", "step": None, "size": "64"}
