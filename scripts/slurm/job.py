@@ -21,6 +21,8 @@ WARNING = signal.SIGUSR2
 class Command(Checkpointable):
     """A command of pcpad that can be stopped and goes on when it is started again.
 
+    A subclass says which: `task` is the word behind ``pcpad``, and `command()` gives all words that this node runs.
+
     Args:
         out: folder of the run, on a file system that all nodes see.
         note: file of JSON lines to note its end in, or None.
@@ -54,10 +56,6 @@ class Command(Checkpointable):
         if code not in (0, *STOPS):
             raise RuntimeError(f"pcpad {self.task} has failed with exit code {code} on {socket.gethostname()}")
         return self.out
-
-    def command(self) -> list[str]:
-        """The command of this node."""
-        raise NotImplementedError
 
     def checkpoint(self) -> DelayedSubmission:
         """submitit calls this at the warning and queues the job again: let the command stop and save."""
