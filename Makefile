@@ -1,4 +1,4 @@
-# Every target is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
+# What a target does with networks is one call of the command line; `pcpad COMMAND --help` explains all options, ARGS passes more of them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 .PHONY: help setup train adapt eval border export inspect study table report doctor docs tensorboard test test-full test-zoo test-slurm test-soak test-gpu bench bench-gpu lint format lock
@@ -86,7 +86,7 @@ test-soak: $(READY) ## kill a run of two processes 30 times, damage its checkpoi
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU
 	@$(PY) -m pytest -m gpu -q $(ARGS)
 
-bench: $(READY) ## what paddings, loaders and training loops cost on this CPU, in an hour; DATA=/path of photographs
+bench: $(READY) ## what paddings, loaders and training loops cost on this CPU, in an hour and a half; DATA=/path of photographs
 	@$(PY) experiments/benchmarks/everything.py --device cpu $(call option,DATA,--data) $(ARGS)
 
 bench-gpu: $(READY) ## the same on an NVIDIA GPU
