@@ -24,6 +24,7 @@ CALLS = {
     "pcpad --help": ["-m", "pcpad", "--help"],
     "pcpad train --help": ["-m", "pcpad", "train", "--help"],
     "pcpad study table imagenet_table": ["-m", "pcpad", "study", "table", "imagenet_table"],
+    "pcpad report, all studies": ["-m", "pcpad", "report"],
     "pcpad inspect resnet50": ["-m", "pcpad", "inspect", "--model", "resnet50"],
 }
 

@@ -54,14 +54,14 @@ def test_the_cells_are_means_over_the_runs_with_students_interval(trained):
 
 
 def test_the_committed_table_is_that_of_the_committed_records(trained, tmp_path, monkeypatch, capsys):
-    for name in ("README.md", "border.jsonl"):
+    for name in ("README.md", "runs.jsonl"):
         (tmp_path / name).write_text((FOLDER / name).read_text())
     monkeypatch.setattr(trained, "HERE", tmp_path)
     monkeypatch.setattr("sys.argv", ["trained.py"])
     trained.main()
     assert (tmp_path / "README.md").read_text() == (FOLDER / "README.md").read_text()
-    lines = (tmp_path / "border.jsonl").read_text().splitlines()
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert len({json.loads(line)["run"] for line in lines}) == 25
-    (tmp_path / "border.jsonl").write_text("\n".join(lines[:-11]) + "\n")
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines[:-11]) + "\n")
     trained.main()
     assert (tmp_path / "README.md").read_text() != (FOLDER / "README.md").read_text()

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--network", default="", help="how the names of the runs begin")
     parser.add_argument("--data", help="the images that they were trained with")
     options = parser.parse_args()
-    file = HERE / RECORDS
+    file = HERE / "runs.jsonl"
     records = read_lines(file) if file.is_file() else []
     if options.runs:
         done = {record["run"] for record in records}
