@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 LEVEL = 0.95
 """Confidence of every interval."""
+EQUAL = 1e-12
+"""Share of a value by which equal ones differ through rounding at most: 64 bits keep 16 digits."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def compare(values: Sequence[float], baseline: Sequence[float], level: float = L
 def paired(values: Sequence[float], baseline: Sequence[float], level: float = LEVEL) -> Comparison | None:
     """Values of the same subjects compared one by one, by Student's t of their differences; None without a pair.
 
+    Differences that are equal but for the rounding of floating point have no spread.
+
     Raises:
         ValueError: they are not of the same number of subjects.
     """
@@ -102,7 +106,8 @@ def paired(values: Sequence[float], baseline: Sequence[float], level: float = LE
         raise ValueError(f"{len(values)} and {len(baseline)} values cannot be paired")
     differences = [value - other for value, other in zip(values, baseline, strict=True)]
     spread = deviation(differences)
-    if not spread:
+    noise = EQUAL * max((abs(value) for value in (*values, *baseline)), default=0.0)
+    if spread is None or spread <= noise:
         return Comparison(mean(differences)) if differences else None
     from scipy.special import stdtr
 

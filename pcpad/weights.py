@@ -86,6 +86,7 @@ def load_state(model: nn.Module, state: dict, source: str, reset_head: bool = Fa
         ignore: prefixes of keys that may be superfluous.
     """
     own = model.state_dict()
+    state = {own_key(k, own, state): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if k in own or not k.startswith(ignore or ("\0",))}
     # Files older than this counter lack it, torchvision's first ones among them; only momentum=None would read it.
     state |= {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
@@ -111,6 +112,16 @@ def load_state(model: nn.Module, state: dict, source: str, reset_head: bool = Fa
             + "; ".join(parts)
         )
     model.load_state_dict(state, strict=True)
+
+
+def own_key(key: str, own: dict, state: dict) -> str:
+    """The model's own key for that of a part which was wrapped by itself, ``features.module.0.weight`` for example.
+
+    Torch's old recipe for VGG, and the reference code with it, trains and saves so. A key that the model knows, or
+    whose plain form the file has too, stays.
+    """
+    plain = re.sub(r"(?<![^.])(module|_orig_mod)\.", "", key)
+    return plain if key not in own and plain in own and plain not in state else key
 
 
 def head_keys(model: nn.Module) -> set[str]:

@@ -1,5 +1,6 @@
 """Models by name, their preprocessing, and weights that are loaded by name or refused."""
 
+import copy
 import pickle
 
 import pytest
@@ -133,7 +134,7 @@ def net():
     return torchvision.models.resnet18(num_classes=10)
 
 
-@pytest.mark.parametrize("form", ["plain", "state_dict", "module", "both", "compiled", "safetensors"])
+@pytest.mark.parametrize("form", ["plain", "state_dict", "module", "both", "a part", "compiled", "safetensors"])
 def test_files_load_whatever_they_are_wrapped_in(net, form, tmp_path):
     state = net.state_dict()
     path = tmp_path / "w.pth"
@@ -145,7 +146,12 @@ def test_files_load_whatever_they_are_wrapped_in(net, form, tmp_path):
     else:
         prefix = {"module": "module.", "both": "module.", "compiled": "_orig_mod."}.get(form, "")
         state = {prefix + k: v for k, v in state.items()}
-        torch.save({"state_dict": state, "epoch": 3} if form in ("state_dict", "both") else state, path)
+        if form == "a part":  # the authors' own script does so with VGG: its features in parallel, its classifier not
+            parts = copy.deepcopy(net)
+            parts.layer1 = torch.nn.DataParallel(parts.layer1)
+            state = parts.state_dict()
+            assert "layer1.module.0.conv1.weight" in state
+        torch.save({"state_dict": state, "epoch": 3} if form in ("state_dict", "both", "a part") else state, path)
     loaded = models.build(models.resolve("resnet18"), 10, str(path)).state_dict()
     assert all(torch.equal(loaded[k], v) for k, v in net.state_dict().items())
 
@@ -160,6 +166,9 @@ def test_another_network_is_refused_by_name(net, tmp_path):
     wide = {k: v for k, v in net.state_dict().items() if k != "conv1.weight"}
     with pytest.raises(ValueError, match=r"1 missing \(e\.g\. conv1\.weight\)"):
         weights.load_state(net, wide, "w")
+    twice = net.state_dict() | {"layer1.module.0.conv1.weight": torch.zeros(64, 64, 3, 3)}
+    with pytest.raises(ValueError, match=r"1 unknown \(e\.g\. layer1\.module\.0\.conv1\.weight\)"):
+        weights.load_state(net, twice, "w")
     other = net.state_dict() | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
     with pytest.raises(ValueError, match="of another shape"):
         weights.load_state(net, other, "w")

@@ -105,6 +105,13 @@ def test_paired_without_a_spread_or_a_pair():
     assert paired([3.0, 4.0], [1.0, 2.0]) == Comparison(2.0)
     assert paired([3.0], [1.0]) == Comparison(2.0)
     assert paired([], []) is None
+    # Eight images of 24 right, and nine, against one more: the same difference, but not to the last bit.
+    first, second = [100 * 8 / 24, 100 * 9 / 24], [100 * 7 / 24, 100 * 8 / 24]
+    assert first[0] - second[0] != first[1] - second[1]
+    assert paired(first, second) == Comparison(pytest.approx(100 / 24))
+    assert paired([100 * 8 / 10000, 100 * 9 / 10000], [0.07, 0.07]).p == pytest.approx(
+        0.2048, abs=1e-4
+    )  # 1 and 2: t = 3
     with pytest.raises(ValueError, match="2 and 1 values cannot be paired"):
         paired([1.0, 2.0], [1.0])
 

@@ -1,5 +1,7 @@
 """Tables of evaluations: weights trained with one padding, evaluated with others and at other sizes."""
 
+import json
+
 from pcpad.statistics import (
     Comparison,
     decimals,
@@ -88,7 +90,7 @@ def cross_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
         parts.append(table(head, rows, numbers_from=3))
         parts += [*difference_text(plan, cells), *paired_text(cells)]
     parts += [*impossible_text(impossible), *missing_text(plan, cells | impossible)]
-    return "\n\n".join(parts), numbers_of(cells, differences(plan, cells))
+    return "\n\n".join(parts), numbers_of(plan, cells, differences(plan, cells))
 
 
 def impossible_text(cells: dict[tuple, list[dict]]) -> list[str]:
@@ -185,22 +187,25 @@ def resolution_table(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:
     if rows:
         parts.append(table(["network", "padding", *plan.sizes], rows, numbers_from=2))
     own = {key: found for key, found in cells.items() if key[1] == key[2]}
-    return "\n\n".join([*parts, *impossible_text(impossible), *missing_text(plan, cells | impossible)]), numbers_of(own)
+    return "\n\n".join([*parts, *impossible_text(impossible), *missing_text(plan, cells | impossible)]), numbers_of(
+        plan, own
+    )
 
 
-def numbers_of(cells: dict[tuple, list[dict]], compared: dict | None = None) -> list[dict]:
+def numbers_of(plan: Plan, cells: dict[tuple, list[dict]], compared: dict | None = None) -> list[dict]:
     """Rows of table.csv: unrounded; p is McNemar's where a cell is of one run.
 
     Args:
         compared: `differences`.
     """
-    rows = []
+    rows, runs = [], {run.name: run for run in plan.runs}
     for (model, own, padding, size), entries in cells.items():
         values, (low, high) = percents(entries), interval_of(entries)
         pair = entries[0].get("paired") if len(entries) == 1 else None
         rows.append(
             {
-                "model": model,
+                "model": runs[entries[0]["name"]].model,
+                "varied": json.dumps(runs[entries[0]["name"]].varied),
                 "padding": own,
                 "padding_evaluated": padding,
                 "size": size,

@@ -98,6 +98,12 @@ def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run
                 resolved = replace(base, model=model, padding=padding, seed=seed)
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from None
+            wrong(
+                resolved.power == 1 or padding == "partial",
+                file,
+                f"power={resolved.power} has a meaning for partial padding only, not for {padding}: vary it in a study "
+                "of partial padding alone, or take partial_sqrt as a padding beside the others",
+            )
             parts = [model, padding, f"s{seed}", *(f"{key}_{text_of(value)}" for key, value in varied.items())]
             name = re.sub(r"[^\w.=+-]", "_", "-".join(parts))
             runs.append(Run(name, Path("runs", study, name), varied, resolved, tuple(arguments)))

@@ -20,8 +20,8 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
         state = states[run.name]
         hours = hours_left(plan, run, state, results)
         total += hours or 0.0
-        cost = f"{hours:7.2f} {plan.cost.unit}" if hours else ""
-        say(f"  {run.name:{width}}  {state.kind:11}  {cost or state.detail}".rstrip())
+        cost = f"{hours:7.2f} {plan.cost.unit}" if hours else state.detail
+        say(f"  {run.name:{width}}  {state.kind:11}  {cost}{last_failure(run, state, results)}".rstrip())
     counts = Counter(state.kind for state in states.values())
     say(f"{len(runs)} runs: {', '.join(f'{n} {kind}' for kind, n in counts.items())}")
     if plan.source is not None:
@@ -39,6 +39,14 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
         say(f"one of them: {shlex.join(['pcpad', 'train', *first.arguments, '--out', str(first.folder)])}")
         say(f"the study:   pcpad study run {plan.call}{plan.data_option}  (--jobs N or --gpus N at a time)")
         say(f"on Slurm:    python scripts/slurm/submit.py --study {plan.call}{plan.data_option}")
+
+
+def last_failure(run: Run, state: State, results: dict[tuple, dict]) -> str:
+    """How a run that is still to be done, or its evaluation, has failed before; empty if it has not."""
+    kinds = ("run", "evaluation") if state.kind in RUNNABLE else ("evaluation",)
+    entries = [results.get((kind, run.name, None, None), {}) for kind in kinds]
+    failed = [entry for entry in entries if entry.get("status") == "failed"]
+    return f"  failed before, exit code {failed[0]['exit_code']}: {failed[0]['error']}" if failed else ""
 
 
 def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> list[str]:

@@ -111,7 +111,11 @@ def load_plan(study: str, data: str | None = None) -> Plan:
     if source is not None:
         mixed = [key for key in ("grid", "recipe", "settings") if key in content]
         wrong(not mixed, file, f"{' and '.join(mixed)}: belongs to the study {source!r}, whose runs are taken")
-        wrong("evaluate" in content, file, "evaluate: is missing: what to evaluate the runs of another study with")
+        wrong(
+            content.get("evaluate") is not None,
+            file,
+            "evaluate: is missing: what to evaluate the runs of another study with",
+        )
         where = find(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
         taken = read(where / FILE).get("from")
         wrong(taken is None, file, f"from: {source!r} has no runs of its own, but those of {taken!r}")
@@ -238,7 +242,7 @@ def tables_of(file: Path, content: dict) -> tuple[str, ...]:
     wrong(len(set(kinds)) == len(kinds), file, f"tables: one stands there twice in {kinds!r}")
     wrong("published" not in kinds or "published" in content, file, "tables: published needs published: FILE")
     crossed = [kind for kind in kinds if kind in ("cross", "resolution")]
-    wrong(not crossed or "evaluate" in content, file, f"tables: {' and '.join(crossed)} need evaluate:")
+    wrong(not crossed or content.get("evaluate") is not None, file, f"tables: {' and '.join(crossed)} need evaluate:")
     own = "cross" in kinds and content["evaluate"].get("paddings") in (OWN, [OWN])
     wrong(not own, file, f"tables: cross needs evaluate.paddings by their names, not {OWN!r}")
     return tuple(kinds)

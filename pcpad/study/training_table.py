@@ -272,8 +272,10 @@ def row_of(cell: Cell, basis: str, values: list[float], compared: tuple | None) 
     numbers = {"model": cell.group[0], "varied": cell.group[1], "padding": cell.padding, "basis": basis}
     numbers |= {"runs": len(values), "values": " ".join(map(repr, values)), "mean": mean(values)}
     numbers["deviation"] = deviation(values)
+    numbers["low"], numbers["high"] = mean_interval(values) or (None, None)
     if comparison is not None:
-        numbers |= vars(comparison) | {"p_holm": p_holm}
+        numbers |= {"difference": comparison.difference, "t": comparison.t, "df": comparison.df, "p": comparison.p}
+        numbers |= {"difference_low": comparison.low, "difference_high": comparison.high, "p_holm": p_holm}
     return numbers
 
 

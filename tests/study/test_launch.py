@@ -64,6 +64,11 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(write, fake, capsys):
     assert Path(failed["log"]).read_text().startswith("$ pcpad train --recipe textures")
     assert done["status"] == "done"
     assert f"failed: {ZEROS}" in capsys.readouterr().out
+    assert go(dry_run=True) == 0
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    how = "missing failed before, exit code 1: pcpad: error: the disk is full"
+    assert " ".join(listed[ZEROS].split()[1:]) == how
+    assert "failed" not in listed[PARTIAL]
     fake()
     assert go() == 0  # what has failed is missing, and is tried again
     assert [(e["name"], e["status"]) for e in read_results(folder)] == [(ZEROS, "done"), (PARTIAL, "done")]

@@ -114,6 +114,7 @@ def test_the_runs_of_another_study(write):
         ({"tables": []}, "tables: must be a list of training"),
         ({"tables": ["trainning"]}, "unknown key 'tables: trainning'; did you mean 'training'?"),
         ({"tables": ["cross"]}, "tables: cross need evaluate:"),
+        ({"settings": {"epochs": 2, "power": 0.5}}, "power=0.5 has a meaning for partial padding only, not for zeros"),
         ({"tables": ["published"]}, "tables: published needs published: FILE"),
         ({"cost": {"how": "guessed", "hours": 1}}, "cost.how: must be computed or measured, not 'guessed'"),
         ({"cost": {"how": "computed", "hours": {"timm/x": 1}}}, "unknown key 'cost.hours.timm/x'"),
@@ -130,6 +131,17 @@ def test_mistakes_are_named_with_the_file(changes, message, write):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_plan("tiny")
     assert str(caught.value).startswith("experiments/tiny/study.yaml: ")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"tables": ["cross"]}, {"grid": None, "recipe": None, "settings": None, "from": "a"}]
+)
+def test_a_key_without_a_value_is_a_key_that_is_missing(changes, write):
+    write("a")
+    file = write(**changes) / "study.yaml"
+    file.write_text(file.read_text() + "evaluate:\n")
+    with pytest.raises(ValueError, match=r"tiny/study\.yaml: .*evaluate:"):
+        load_plan("tiny")
 
 
 OTHER = dict.fromkeys(("grid", "recipe", "settings")) | {"tables": ["cross"]}

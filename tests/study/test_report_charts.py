@@ -137,6 +137,15 @@ def test_bars_of_one_size_do_not_hide_each_other():
     assert [text.get_text() for text in axes.get_xticklabels()] == ["32", "64"]
 
 
+@pytest.mark.parametrize(("y", "share"), [("top-1, %", True), ("relative error, %", False)])
+def test_shares_of_images_stay_between_0_and_100(y, share):
+    """Student's interval of two runs reaches beyond both, and would press the curves together."""
+    points = (Point(32, 60.0, -80.0, 200.0), Point(64, 62.0, 60.0, 64.0))
+    chart = Chart("a", "A", "told", "size, pixels", y, ("size", "top1"), 0.1, (Panel("", (Series("zeros", points),)),))
+    low, high = figure_of(chart).axes[0].get_ylim()
+    assert (low, high) == (0, 100) if share else (low < -80 and high > 200)
+
+
 def test_a_padding_has_its_colour_whatever_else_is_drawn():
     names = [name for name in pcpad.PADDING_MODES if name in STYLES]
     assert len(names) == 8

@@ -54,7 +54,8 @@ def test_the_headline_is_the_last_epoch(write):
     assert "A run has 3 epochs only" in beside
     row = next(r for r in numbers if (r["padding"], r["basis"]) == ("partial", "last"))
     assert row["p"] == pytest.approx(0.008050, abs=5e-7)
-    assert row["high"] == pytest.approx(8 + 2.7764451 * 1.6329932)
+    assert row["difference_high"] == pytest.approx(8 + 2.7764451 * 1.6329932)
+    assert (row["low"], row["high"]) == pytest.approx((70 - 4.9682755, 70 + 4.9682755))  # 4.3026527 * 2 / sqrt(3)
     assert (row["runs"], row["images"], row["values"]) == (3, 100, "68.0 70.0 72.0")
 
 
@@ -148,6 +149,7 @@ def test_cross_and_resolution(write):
     assert "p adjusted by Holm over the 4 comparisons of the study" in cross
     row = next(r for r in numbers if "difference" in r)
     assert (row["padding"], row["padding_evaluated"], row["size"]) == ("zeros", "partial", "32")
+    assert (row["model"], row["varied"]) == ("timm/test_byobnet", "{}")
     assert row["p"] == pytest.approx(1 - math.sqrt(108 / 110))
     assert row["p_holm"] == pytest.approx(4 * row["p"])
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((-12 - 4.96828, -12 + 4.96828), abs=1e-4)

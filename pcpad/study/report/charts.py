@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pcpad.statistics import decimals, rounded
 
+TOP1 = "top-1, %"
+"""The axis of a share of images, which ends at 0 and 100."""
 MOST_TOLD = 12
 """Points of a line that its description lists; of more, the first, the last and the highest."""
 

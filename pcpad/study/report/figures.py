@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pcpad.evaluation.border.plots import LOOK, TRUE, style
 from pcpad.study.report.border_charts import TRUE as TRUE_CONTEXT
-from pcpad.study.report.charts import Chart, Panel, Series, description, name_of
+from pcpad.study.report.charts import TOP1, Chart, Panel, Series, description, name_of
 from pcpad.study.report.page import Markup, element
 
 # Grey that is seen on white and on black; all that is black is turned into the colour of the text around it.
@@ -96,6 +96,8 @@ def figure_of(chart: Chart):
         figure.text(middle, 0.07 / height, chart.x, ha="center", va="bottom")
         figure.text(0.05 / WIDTH, (below + inside / 2) / height, chart.y, rotation=90, ha="left", va="center")
         from_zero(found.flat[0], panels, columns)
+        if chart.y == TOP1:
+            within_percents(found.flat[0])
     handles = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -117,6 +119,12 @@ def from_zero(axes, panels: tuple[Panel, ...], columns: int) -> None:
     lowest = min((point.y for panel in panels for s in panel.series for point in s.points), default=0)
     if columns == 2 and 0 <= lowest < 0.2 * axes.get_ylim()[1]:
         axes.set_ylim(bottom=0)
+
+
+def within_percents(axes) -> None:
+    """Let an axis of shares end at 0 and 100%: Student's interval of two values may reach far beyond either."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 100.0))
 
 
 def look_of(series: Series, chart: Chart) -> dict:

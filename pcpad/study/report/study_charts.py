@@ -6,7 +6,7 @@ from pcpad.statistics import compare, mean, mean_interval, wilson
 from pcpad.study import cross_table, training_table
 from pcpad.study.plan import Plan
 from pcpad.study.published import read_published
-from pcpad.study.report.charts import Chart, Panel, Point, Series
+from pcpad.study.report.charts import TOP1, Chart, Panel, Point, Series
 
 TELLING = (
     "checkpoint",
@@ -104,7 +104,7 @@ def curves_chart(name: str, label: str, told: str, finest: float, series: list[S
         title=f"Training of {label}",
         told=told,
         x="epoch",
-        y="top-1, %",
+        y=TOP1,
         columns=("epoch", "top1_percent"),
         finest=finest,
         panels=(Panel("", tuple(series)),),
@@ -150,7 +150,7 @@ def size_chart(label: str, panels: dict, told: str, finest: float) -> list[Chart
             title=f"{label}: accuracy against size",
             told=told,
             x="size, pixels",
-            y="top-1, %",
+            y=TOP1,
             columns=("size", "top1_percent"),
             finest=finest,
             panels=tuple(made),

@@ -1,0 +1,42 @@
+"""The studies of the repository: their tables are those that today's code makes of their records."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pcpad.study.tables import make_tables
+
+HOME = Path(__file__).resolve().parents[2] / "experiments"
+STUDIES = sorted(path.parent.name for path in HOME.glob("*/study.yaml"))
+KEPT = ("study.yaml", "README.md", "results.jsonl", "published.csv")
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    for name in STUDIES:
+        (tmp_path / "experiments" / name).mkdir(parents=True)
+        for file in KEPT:
+            if (HOME / name / file).is_file():
+                shutil.copy(HOME / name / file, tmp_path / "experiments" / name / file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "experiments"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_tables_are_those_of_the_records(copy, name):
+    make_tables(name)
+    assert (copy / name / "README.md").read_text() == (HOME / name / "README.md").read_text()
+    made, committed = copy / name / "table.csv", HOME / name / "table.csv"
+    assert made.is_file() == committed.is_file()
+    if made.is_file():
+        assert made.read_text() == committed.read_text()
+
+
+def test_another_number_gives_another_table(copy):
+    file = copy / "cifar10/results.jsonl"
+    lines = file.read_text().splitlines()
+    lines[0] = lines[0].replace('"top1":[', '"top1":[1')
+    file.write_text("\n".join(lines) + "\n")
+    make_tables("cifar10")
+    assert (copy / "cifar10/README.md").read_text() != (HOME / "cifar10/README.md").read_text()
