@@ -167,6 +167,25 @@ def test_cross_and_resolution(write):
     assert "- test_byobnet, zeros: 7 evaluations" in tables_of(plan, entries)[0]
 
 
+def test_resolution_compares_each_size_with_the_baseline(write):
+    """The numbers of Welch's test in the headline (62 and 70, deviations 2), of 1,000 images, at one size of two."""
+    write(grid=GRID, evaluate={"paddings": "own", "sizes": [32, 64]}, tables=["resolution"])
+    plan = load_plan("tiny")
+    right = {"zeros": (600, 620, 640), "partial": (680, 700, 720)}
+    of = [run for run in plan.runs if run.padding in right]
+    entries = [evaluation(run, run.padding, "32", right[run.padding][run.settings.seed]) for run in of]
+    entries += [evaluation(of[0], "zeros", "64", 500), evaluation(of[3], "partial", "64", 600)]  # a single run each
+    text, numbers = tables_of(plan, entries)
+    # Two paddings against zeros at two sizes: Holm multiplies the smallest p by four; half is 2.7764451 * 1.6329932.
+    assert rows_of(text, "| test_byobnet")[2:] == [["test_byobnet", "partial", "+8.0 ± 4.5 (0.032)", ""]]
+    assert "Difference to zeros at the same size" in text
+    assert "over the 4 comparisons of the study" in text
+    (row,) = [r for r in numbers if "difference" in r]
+    assert (row["padding"], row["size"], row["difference"]) == ("partial", "32", pytest.approx(8))
+    assert row["p_holm"] == pytest.approx(4 * 0.008050, abs=2e-6)
+    assert "Difference" not in tables_of(plan, entries[6:])[0]
+
+
 def test_the_command_writes_readme_and_csv(write, capsys):
     folder = write(grid=GRID)
     plan = load_plan("tiny")
