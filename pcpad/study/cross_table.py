@@ -238,7 +238,7 @@ def numbers_of(plan: Plan, cells: dict[tuple, list[dict]], compared: dict | None
     """Rows of table.csv: unrounded; p is McNemar's where a cell is of one run.
 
     Args:
-        compared: `differences`.
+        compared: `differences`, or `size_differences`.
     """
     rows, runs = [], {run.name: run for run in plan.runs}
     for (model, own, padding, size), entries in cells.items():

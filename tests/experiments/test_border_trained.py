@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments/border/trained"
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained():
     spec = importlib.util.spec_from_file_location("border_trained", FOLDER / "trained.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -53,7 +54,7 @@ def test_the_cells_are_means_over_the_runs_with_students_interval(trained):
     assert "| changed by a shift of 1, % | 15.000 ± 0.000 | 30.00 |" in text  # 90 of 3 x 200
 
 
-def test_the_committed_table_is_that_of_the_committed_records(trained, tmp_path, monkeypatch, capsys):
+def test_the_committed_table_is_that_of_the_committed_records(trained, tmp_path, monkeypatch):
     for name in ("README.md", "runs.jsonl"):
         (tmp_path / name).write_text((FOLDER / name).read_text())
     monkeypatch.setattr(trained, "HERE", tmp_path)
@@ -65,3 +66,21 @@ def test_the_committed_table_is_that_of_the_committed_records(trained, tmp_path,
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:-11]) + "\n")
     trained.main()
     assert (tmp_path / "README.md").read_text() != (FOLDER / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--runs", "{}"], "--runs needs --data"),
+        (["--runs", "{}", "--data", "x", "--network", "net"], "no run in .* begins with 'net'"),
+    ],
+)
+def test_mistakes_in_the_call_change_nothing(trained, argv, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "README.md").write_text("as it was")
+    monkeypatch.setattr(trained, "HERE", tmp_path)
+    monkeypatch.setattr("sys.argv", ["trained.py", *(word.format(tmp_path) for word in argv)])
+    with pytest.raises(SystemExit) as ended:
+        trained.main()
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert (tmp_path / "README.md").read_text() == "as it was"

@@ -110,11 +110,16 @@ def main() -> None:
     parser.add_argument("--network", default="", help="how the names of the runs begin")
     parser.add_argument("--data", help="the images that they were trained with")
     options = parser.parse_args()
+    if options.runs and not options.data:
+        parser.error("--runs needs --data: the images that the runs were trained with")
     file = HERE / "runs.jsonl"
     records = read_lines(file) if file.is_file() else []
     if options.runs:
         done = {record["run"] for record in records}
-        for run in sorted(path for path in options.runs.glob(f"{options.network}*") if (path / "run.json").is_file()):
+        runs = sorted(path for path in options.runs.glob(f"{options.network}*") if (path / "run.json").is_file())
+        if not runs:
+            parser.error(f"no run in {options.runs} has a name that begins with {options.network!r}")
+        for run in runs:
             if read_run(run)["id"] not in done:
                 lines = look(run, options.data)
                 with file.open("a") as out:
