@@ -6,7 +6,6 @@ Decoding and training apart, one after the other. Writes growth-<device>.json.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -26,11 +25,9 @@ HERE = Path(__file__).resolve().parent
 
 def reading(options: argparse.Namespace, threads: int, size: int) -> float:
     """Images/s that the training loader makes."""
-    command = [sys.executable, "-W", "ignore", str(HERE / "loaders.py"), "--one", "pcpad, DALI", "--data", options.data]
-    command += ["--workers", str(threads), "--size", str(size), "--images", str(options.images)]
-    command += ["--device", options.device.type]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    wanted = ["--one", "pcpad, DALI", "--data", options.data, "--device", options.device.type]
+    wanted += ["--workers", str(threads), "--size", str(size), "--images", str(options.images)]
+    return timing.apart(str(HERE / "loaders.py"), wanted)
 
 
 def training(options: argparse.Namespace, ranks: int) -> float:

@@ -4,7 +4,8 @@
 
 All read the same files with the same number of threads or processes: a random resized crop to 224 pixels by one law,
 bilinear, a flip, and normalised float32 batches on the device. Each runs in processes of its own, in turn with the
-others, pcpad's with the memory kept as in a training. Rates are those of a loader under way: the clock starts after the
+others, pcpad's with the memory kept as in a training (``--together``: all in one process, where starting takes longer
+than measuring). Rates are those of a loader under way: the clock starts after the
 first batches. Writes loaders-<device>.json.
 """
 
@@ -13,7 +14,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=3000, help="at least so many in an epoch; files are repeated")
+    parser.add_argument("--together", action="store_true", help="all in this process")
     parser.add_argument("--cold", action="store_true", help="empty the system's file cache before each (as root)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
@@ -172,9 +173,10 @@ def main(argv: list[str] | None = None) -> int:
             if options.cold:
                 os.sync()
                 Path("/proc/sys/vm/drop_caches").write_text("3")
-            command = [sys.executable, "-W", "ignore", __file__, *arguments, "--one", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            if options.together:
+                found[name].append(rate(loader(options, name), options.batch, options.device))
+            else:
+                found[name].append(timing.apart(__file__, [*arguments, "--one", name]))
             print(f"{repeat}: {name:26} {found[name][-1]:7.0f} images/s", flush=True)
     seconds = {name: [1 / r for r in rates] for name, rates in found.items()}
     result = {
@@ -189,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         "batch": options.batch,
         "size": options.size,
         "images": options.images,
+        "together": options.together,
     }
     for name in options.ways:
         print(f"{name:26} {result['rates'][name]:7.0f} images/s, {result['times_as_fast'][name]:.2f} times")

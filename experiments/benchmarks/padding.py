@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in options.network:
         for doing in options.work:
             found = measure(options, name, doing, device) | timing.about(device)
-            keys = ("network", "work", "batch", "size", "channels_last", "compile", "amp")
+            keys = ("network", "work", "batch", "size", "channels_last", "compile", "amp", "hardware")
             others = [r for r in content["results"] if any(r[key] != found[key] for key in keys)]
             content["results"] = [*others, found]
             timing.write(path, content)

@@ -3,6 +3,8 @@
 import json
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +45,14 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def apart(script: str, arguments: list[str]) -> float:
+    """What a program of this folder prints last, from a process of its own."""
+    done = subprocess.run([sys.executable, "-W", "ignore", script, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{Path(script).name} {' '.join(arguments)} failed with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, dict[str, float]]:

@@ -5,15 +5,15 @@
 The peers' loops are written here after their public behaviour: what timm's train.py and torchvision's
 references/classification/train.py do in a step at their defaults, with SGD. Twice each: on one batch that is made
 beforehand, and on JPEGs read by each one's own loader (pcpad's: DALI). Each repetition is a process of its own, in
-turn. On a GPU the share of its arithmetic stands beside the rates: operations of the step over those of a large product
-of matrices in the same time. Writes training-<device>.json.
+turn (``--together``: all in one process, where starting takes longer than measuring). On a GPU the share of its
+arithmetic stands beside the rates: operations of the step over those of a large product of matrices in the same time.
+Writes training-<device>.json.
 """
 
 import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -174,23 +174,28 @@ def limit(options: argparse.Namespace) -> float:
 
 def compare(options: argparse.Namespace, arguments: list[str], source: str) -> dict:
     """All loops on one source of images."""
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
-    order, rng = list(WAYS), random.Random(0)
+    found: dict[str, list[float]] = {way: [] for way in options.ways}
+    order, rng = list(options.ways), random.Random(0)
     for _ in range(options.repeats):
         rng.shuffle(order)
         for way in order:
-            command = [sys.executable, "-W", "ignore", __file__, *arguments, "--one", way, "--images_from", source]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+            if options.together:
+                options.images_from = source
+                rate = one(options, way)
+            else:
+                rate = timing.apart(__file__, [*arguments, "--one", way, "--images_from", source])
+            found[way].append(rate)
+            print(f"{source:10} {way:20} {rate:7.1f} images/s", flush=True)
     seconds = {way: [1 / rate for rate in rates] for way, rates in found.items()}
     ours = timing.ratios({"pcpad": seconds["pcpad"], **seconds}, "pcpad")
-    for way in WAYS:
+    for way in options.ways:
         print(
-            f"{source:10} {way:20} {statistics.median(found[way]):7.1f} images/s, pcpad {ours[way]['ratio']:.2f} times"
+            f"{source:10} {way:20} {statistics.median(found[way]):7.1f} images/s, pcpad {ours[way]['ratio']:.2f} times",
+            flush=True,
         )
     return {
         "rates": {way: round(statistics.median(rates), 2) for way, rates in found.items()},
-        "pcpad_times_as_fast_as": {way: ours[way] for way in WAYS if way != "pcpad"},
+        "pcpad_times_as_fast_as": {way: ours[way] for way in options.ways if way != "pcpad"},
         "repetitions": {way: [round(rate, 2) for rate in rates] for way, rates in found.items()},
     }
 
@@ -205,6 +210,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--amp", default="off", choices=["off", "bf16"])
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--together", action="store_true", help="all in this process")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
@@ -213,23 +220,26 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.steps <= WARM:
         parser.error(f"--steps must be more than {WARM}: the clock starts after so many")
+    if "pcpad" not in options.ways:
+        parser.error("--ways must have pcpad, which all are compared with")
     options.device = pick_device(options.device)
     options.pin = options.device.type == "cuda"
     if options.one:
         print(json.dumps(one(options, options.one)))
         return 0
     arguments = sys.argv[1:] if argv is None else argv
-    result = {
-        source: compare(options, arguments, source) for source in ("synthetic", "files")[: 1 + bool(options.data)]
-    }
+    stated = {key: getattr(options, key) for key in ("model", "batch", "size", "steps", "amp", "workers", "together")}
+    path = options.out or HERE / f"training-{options.device.type}.json"
+    result = {}
+    for source in ("synthetic", "files")[: 1 + bool(options.data)]:
+        result[source] = compare(options, arguments, source)
+        timing.write(path, result | stated | timing.about(options.device))
     if options.device.type == "cuda":  # a CPU's convolutions are faster than its products of matrices
         work, best = operations(options), limit(options)
         share = result["synthetic"]["rates"]["pcpad"] * work / best
         print(f"pcpad computes at {share:.2f} of the rate of a large product of matrices ({best / 1e12:.2f} TFLOP/s)")
         result |= {"flop_per_image": work, "product_flop_per_second": round(best), "share_of_product": round(share, 3)}
-    stated = {key: getattr(options, key) for key in ("model", "batch", "size", "steps", "amp", "workers")}
-    path = options.out or HERE / f"training-{options.device.type}.json"
-    timing.write(path, result | stated | timing.about(options.device))
+        timing.write(path, result | stated | timing.about(options.device))
     return 0
 
 
