@@ -77,6 +77,7 @@ def rates(result: dict, unit: str = "images/s") -> list[str]:
 def training(result: dict) -> list[str]:
     """Rates of the loops, and how many times as fast pcpad's is."""
     stated = f"{result['model']}, {result['batch']} images of {result['size']} pixels, amp {result['amp']}"
+    stated += ", all loops in one process" if result.get("together") else ""
     lines = [f"{stated}; {about(result)}", ""]
     rows = []
     for source in ("synthetic", "files"):

@@ -4,16 +4,24 @@ from collections.abc import Callable
 from math import isfinite
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcpad.training.checkpoint import Shelf
 
 
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether no gradient holds an infinity or a NaN."""
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    largest = torch._foreach_norm(found, float("inf")) if found else []
-    return not len(largest) or bool(torch.stack(list(largest)).isfinite().all())
+def gradients(model: nn.Module) -> list[Tensor]:
+    """Those that are there."""
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def are_finite(tensors: list[Tensor]) -> bool:
+    """Whether none holds an infinity or a NaN; of tensors on a GPU it is the one time that the GPU is waited for."""
+
+    def finite(order: float) -> bool:
+        return bool(torch.stack(list(torch._foreach_norm(tensors, order))).isfinite().all())
+
+    # An infinity or a NaN is in the sum of squares too, which is fast; so may be finite numbers of 1e19, so look again.
+    return not tensors or finite(2) or finite(float("inf"))
 
 
 def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
@@ -31,7 +39,7 @@ def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
     what = f"the loss is {losses[ranks[0]]}" if ranks else "the gradient is not finite"
     if not ranks and world.size > 1:
         alone()
-        ranks = [rank for rank, fine in enumerate(world.collect(gradients_are_finite(training.job.model))) if not fine]
+        ranks = [rank for rank, fine in enumerate(world.collect(are_finite(gradients(training.job.model)))) if not fine]
     where = f"step {state.step + 1} (epoch {state.epoch + 1})"
     if world.size > 1:
         where += f", rank {' and '.join(map(str, ranks))}" if ranks else ", in the sum over all ranks"

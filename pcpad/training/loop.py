@@ -20,7 +20,7 @@ from pcpad.training.beginning import begin
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
-from pcpad.training.guard import diverged, gradients_are_finite, not_finite
+from pcpad.training.guard import are_finite, diverged, gradients, not_finite
 from pcpad.training.logbook import Logbook
 from pcpad.training.mixing import hits_of, loss_of, make_mixing
 from pcpad.training.optimizer import make_optimizer, peak_rate
@@ -234,8 +234,8 @@ def train_on(training: Training, parts: list[Batch]) -> None:
     state.optimizer.zero_grad(set_to_none=True)
     passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
     loss, hits = (sum(values) for values in zip(*passes, strict=True))
-    fine = bool(torch.isfinite(loss)) and (state.scaler.is_enabled() or gradients_are_finite(job.model))
-    if any(world.agree(not fine)):
+    watched = [loss] if state.scaler.is_enabled() else [loss, *gradients(job.model)]
+    if any(world.agree(not are_finite(watched))):
 
         def alone() -> None:
             state.optimizer.zero_grad(set_to_none=True)
