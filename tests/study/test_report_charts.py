@@ -146,6 +146,24 @@ def test_shares_of_images_stay_between_0_and_100(y, share):
     assert (low, high) == (0, 100) if share else (low < -80 and high > 200)
 
 
+def test_runs_of_one_padding_are_told_apart_and_named_whole():
+    """Two runs of one padding share its colour but no line, and no long name in the legend leaves the figure."""
+    names = ["partial-at-once-427a69", "partial-ramp-335c18", "replicate-at-once-of-a-long-name-af1b7b"]
+    series = [Series(name.partition("-")[0], (Point(1, 70 + i), Point(2, 75)), of=name) for i, name in enumerate(names)]
+    figure = figure_of(
+        Chart("a", "A", "told", "epoch", "top-1, %", ("epoch", "top1"), 0.1, (Panel("", tuple(series)),))
+    )
+    first, second, third = figure.axes[0].get_lines()
+    assert first.get_color() == second.get_color() != third.get_color()
+    assert first.get_linestyle() == third.get_linestyle() == "-" != second.get_linestyle()
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    for text in legend.get_texts():
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1, text.get_text()
+
+
 def test_a_padding_has_its_colour_whatever_else_is_drawn():
     names = [name for name in pcpad.PADDING_MODES if name in STYLES]
     assert len(names) == 8

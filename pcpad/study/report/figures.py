@@ -16,6 +16,8 @@ OWN_LOOK = LOOK | {"grid.color": "#80808050", "legend.frameon": False, "lines.so
 OWN_LOOK |= {"text.parse_math": False}  # a name with two dollars is a name
 WIDTH = 4.8
 """Of every figure, in inches: what a phone shows without making the text too small to read."""
+LINES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5))]
+"""Of lines of one padding, the first whole: they share its colour."""
 FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
 
 
@@ -63,7 +65,8 @@ def figure_of(chart: Chart):
     columns = 1 if len(panels) == 1 else 2
     rows = -(-len(panels) // columns)
     labels = [name_of(s) for panel in panels for s in panel.series if s.look != "thin"]
-    across = 3 if max(map(len, labels), default=0) < 17 else 2
+    longest = max(map(len, labels), default=0)
+    across = 3 if longest < 17 else 2 if longest < 29 else 1
     above = 0.12 + 0.19 * -(-len(dict.fromkeys(labels)) // across)
     gap, below = (0.48 if any(panel.title for panel in panels) else 0.2), 0.52
     if chart.kind == "rows":
@@ -145,6 +148,9 @@ def draw_lines(axes, chart: Chart, panel: Panel) -> None:
     step = 0.012 * (places[-1] - places[0]) if places else 0.0
     for i, series in enumerate(panel.series):
         look = look_of(series, chart)
+        before = sum(s.label == series.label and s.look == "plain" for s in panel.series[:i])
+        if before and series.look == "plain":
+            look |= {"linestyle": LINES[before % len(LINES)]}
         xs, ys = [point.x for point in series.points], [point.y for point in series.points]
         if series.points and all(point.low is not None for point in series.points) and "epoch" not in chart.x:
             xs = [x + step * (i - (len(panel.series) - 1) / 2) for x in xs]
