@@ -114,7 +114,7 @@ def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> None:
         kind = None if bias is None else bias.dtype
         with current(device):
             run = kernels(device).border(tuple(y.shape), y.is_contiguous(), dtype, kind, count, device)
-            run(y, *where, y if bias is None else bias)
+            run(y, *where, y if bias is None else bias.contiguous())  # a view's numbers may lie apart
 
 
 class RescaleBorder(torch.autograd.Function):

@@ -96,6 +96,21 @@ def test_a_border_in_place(on_cpu, layout, biased, dtype, size, kernel, stride, 
     assert torch.equal(y.double()[inner], before[inner])
 
 
+@pytest.mark.parametrize(
+    "bias", [torch.arange(10.0)[::2], torch.tensor(0.5).expand(5), torch.arange(10.0).view(5, 2)[:, 1]]
+)
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_a_bias_whose_numbers_lie_apart(on_cpu, bias, with_gradient):
+    """A view of other numbers, or one number for all channels, as a parametrization may give it."""
+    size, kernel, ones, pads = (6, 5), (3, 3), (1, 1), (1, 1, 1, 1)
+    y = torch.randn(2, 5, 6, 5, requires_grad=with_gradient)
+    shift = bias.view(-1, 1, 1)
+    r = ratio(size, kernel, ones, ones, pads, 1.0, y.dtype, "cpu")
+    expected = (y.detach() - shift) * r + shift
+    found = gpu.rescale(y.clone(), bias, (size, kernel, ones, ones, pads, 1.0))
+    torch.testing.assert_close(found.detach(), expected)
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 def test_gradients_of_a_rescaled_convolution(on_cpu, layout):
     size, pads = (6, 5), (1, 1, 1, 1)
