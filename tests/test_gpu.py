@@ -8,6 +8,8 @@ from torch import nn
 
 import pcpad
 from pcpad.environment import pick_device
+from pcpad.padding.gpu import LARGE
+from pcpad.training.guard import are_finite
 from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.state import State
 
@@ -93,6 +95,24 @@ def test_partial_interior_is_the_plain_convolution_bit_for_bit():
         assert z.dtype == dtype
         assert torch.equal(y[..., 1:-1, 1:-1], z[..., 1:-1, 1:-1])
         assert not torch.equal(y, z)
+
+
+@pytest.mark.parametrize("value", [1.0, 3e38, float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_seen(value):
+    large = torch.randn(1 << 20, device="cuda")
+    large[-1] = value
+    tensors = [torch.tensor(0.5, device="cuda"), torch.ones(3, device="cuda", dtype=torch.bfloat16), large]
+    assert are_finite(tensors) == bool(torch.tensor(value).isfinite())
+
+
+def test_a_bias_whose_numbers_lie_apart():
+    size = (2, 64, 128, 130)
+    x, conv = torch.randn(size, device="cuda"), pcpad.PartialConv2d(64, 64, 3, padding=1).cuda()
+    assert x.numel() >= LARGE  # so that the kernel has it
+    views = {"bias": torch.randn(128, device="cuda")[::2]}
+    found = torch.func.functional_call(conv, views, (x,))
+    expected = torch.func.functional_call(conv, {"bias": views["bias"].contiguous()}, (x,))
+    torch.testing.assert_close(found, expected)
 
 
 def test_auto_takes_the_gpu():

@@ -15,10 +15,15 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def are_finite(tensors: list[Tensor]) -> bool:
-    """Whether none holds an infinity or a NaN; of tensors on a GPU it is the one time that the GPU is waited for."""
+    """Whether none holds an infinity or a NaN; a GPU is waited for once where all is well."""
+
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor)  # of one kind a GPU takes them in one go
 
     def finite(order: float) -> bool:
-        return bool(torch.stack(list(torch._foreach_norm(tensors, order))).isfinite().all())
+        norms = [norm for kind in kinds.values() for norm in torch._foreach_norm(kind, order)]
+        return bool(torch.stack(norms).isfinite().all())
 
     # An infinity or a NaN is in the sum of squares too, which is fast; so may be finite numbers of 1e19, so look again.
     return not tensors or finite(2) or finite(float("inf"))
