@@ -16,8 +16,8 @@ COMPILED = ["zeros", "partial", "partial, textbook"]
 FEW = ["--network", "resnet50", "mobilenet_v2", *BOTH]
 
 
-def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
-    """Name and arguments of each program."""
+def plan(device: str, data: str | None, batch: int) -> list[tuple[str, list[str]]]:
+    """Name and arguments of each program; the batch is that of the larger networks on a GPU."""
     there = ["--device", device]
     if device == "cpu":
         heavy, light = ["--network", "resnet50", "convnext_tiny"], ["--network", "mobilenet_v2", "efficientnet_b0"]
@@ -31,22 +31,25 @@ def plan(device: str, data: str | None) -> list[tuple[str, list[str]]]:
         sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
         train: list[str] = []
     else:
-        heavy = [*there, *BOTH, "--network", "resnet50", "vgg16_bn", "convnext_tiny", "--batch", "256"]
-        light = [*there, *BOTH, "--network", "mobilenet_v2", "efficientnet_b0", "--batch", "512"]
+        heavy = [*there, *BOTH, "--network", "resnet50", "vgg16_bn", "convnext_tiny", "--batch", str(batch)]
+        light = [*there, *BOTH, "--network", "mobilenet_v2", "efficientnet_b0", "--batch", str(2 * batch)]
         found = [("padding", [*nets, "--amp"]) for nets in (heavy, light)]
         found += [("padding", [*nets, "--channels_last", last]) for last in ("1", "0") for nets in (heavy, light)]
-        found += [("padding", [*there, *FEW, "--batch", "256", "--amp", "--compile", "--ways", *COMPILED])]
+        found += [("padding", [*there, *FEW, "--batch", str(batch), "--amp", "--compile", "--ways", *COMPILED])]
         found += [("kernels", [])]
         sizes, threads = ["--sizes", "224", "448"], ["--threads", "2", "4", "8", "16"]
-        train = ["--model", "torchvision/resnet50", "--batch", "256", "--size", "224", "--steps", "40", "--amp", "bf16"]
-    found += [("startup", [])]
+        train = ["--model", "torchvision/resnet50", "--batch", str(batch), "--size", "224"]
+        train += ["--steps", "40", "--amp", "bf16"]
+    found += [("startup", ["--out", str(HERE / f"startup-{device}.json")])]
     read = ["--data", data] if data else []
     found += [("training", [*there, *read, *train])]
     if data:
         found += [
             ("hotspots", [*there, *read]),
-            ("grid", ["--images", "1000", *read, "--out", str(HERE / f"grid-{device}.json")]),
+            ("grid", [*there, "--images", "1000", *read, "--out", str(HERE / f"grid-{device}.json")]),
         ]
+        if device == "cuda":
+            found += [("training_run", [*there, *read, "--batch", str(batch)])]
         found += [("loaders", [*there, *read]), ("growth", [*there, *read, *sizes, *threads])]
     return found
 
@@ -56,15 +59,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--data", help="folder of a folder for each class")
-    names = ["padding", "kernels", "startup", "training", "hotspots", "grid", "loaders", "growth"]
+    names = ["padding", "kernels", "startup", "training", "hotspots", "grid", "loaders", "growth", "training_run"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--batch", type=int, default=256, help="on a GPU, for one of 80 GB; the smaller networks take two"
+    )
     options = parser.parse_args(argv)
     if not options.data:
         print(
-            "hotspots, grid, loaders and growth need images, and are left out: DATA=/path/of/class/folders", flush=True
+            "hotspots, grid, loaders, growth and training_run need images, and are left out: DATA=/path/of/folders",
+            flush=True,
         )
     failed = []
-    for name, arguments in plan(options.device, options.data):
+    for name, arguments in plan(options.device, options.data, options.batch):
         if name in options.only:
             print(f"== {name} {' '.join(arguments)}", flush=True)
             done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), *arguments])

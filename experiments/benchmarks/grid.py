@@ -41,6 +41,7 @@ def seconds(folder: Path, options: argparse.Namespace, paddings: str, sizes: str
         sizes=sizes,
         data=DataSettings(name=options.data, loader=options.loader),
         batch_size=options.batch_size,
+        device=options.device,
         out=str(folder),
     )
     start = time.perf_counter()
@@ -87,12 +88,12 @@ def measure(options: argparse.Namespace) -> dict:
         "forward_seconds": round(alone, 2),
         "ratio_to_forward": round(whole / alone, 3),
         "cells": cells,
-    } | timing.about(pick_device("auto"))
+    } | timing.about(pick_device(options.device))
 
 
 def forward_seconds(options: argparse.Namespace, cells: list[tuple[str, int]], images: int) -> float:
     """Seconds of the forward passes of all cells, in the evaluation's batches and memory format."""
-    device, total = pick_device("auto"), 0.0
+    device, total = pick_device(options.device), 0.0
     model = models.build(models.resolve(options.model), 1000).to(device, memory_format=torch.channels_last).eval()
     for padding, size in cells:
         pcpad.convert(model, padding)
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--paddings", default="zeros,partial,reflect,replicate,circular")
     parser.add_argument("--sizes", default="160,192,224,256,288")
     parser.add_argument("--loader", default="auto", choices=["auto", "dali", "torchvision"])
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(argv)

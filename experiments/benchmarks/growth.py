@@ -6,16 +6,16 @@ Decoding and training apart, one after the other. Writes growth-<device>.json.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import timing
+import training_run
 
 from pcpad.data.loaders import default_workers
 from pcpad.environment import pick_device
@@ -32,29 +32,16 @@ def reading(options: argparse.Namespace, threads: int, size: int) -> float:
 
 def training(options: argparse.Namespace, ranks: int) -> float:
     """Images/s of `pcpad train` in so many processes: the median of what it logged after the first entry."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    wanted = ["--model", options.model, "--recipe", "smoke", "--size", str(options.train_size), "--epochs", "1"]
+    wanted += ["--gpus", str(ranks), "--device", options.device.type, "--batch_size", str(options.batch)]
+    return statistics.median(training_run.logged(wanted)["images_per_second"][1:])
 
-    with tempfile.TemporaryDirectory(prefix="pcpad-bench-") as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pcpad",
-            "train",
-            "--model",
-            options.model,
-            "--recipe",
-            "smoke",
-            "--out",
-            folder,
-        ]
-        command += ["--gpus", str(ranks), "--device", options.device.type, "--batch_size", str(options.batch)]
-        command += ["--size", str(options.train_size), "--epochs", "1"]
-        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        (logs,) = {path.parent for path in Path(folder).rglob("events.out.tfevents.*")}
-        log = EventAccumulator(str(logs))
-        log.Reload()
-        return statistics.median(entry.value for entry in log.Scalars("train/images_per_second")[1:])
+
+def ranks_here(device: torch.device) -> list[int]:
+    """1, 2, 4, ... as far as there are GPUs; 1 and 2 on a CPU."""
+    if device.type != "cuda":
+        return [1, 2]
+    return [2**i for i in range(torch.cuda.device_count().bit_length())]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="folder of a folder for each class, to read from")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--sizes", type=int, nargs="*", default=[96, 160, 224, 320, 448])
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
+    parser.add_argument(
+        "--ranks", type=int, nargs="*", help="of processes; if not given, powers of two up to the number of GPUs"
+    )
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--model", default="timm/test_resnet")
     parser.add_argument("--batch", type=int, default=64, help="of all ranks together")
@@ -73,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     options.device = pick_device(options.device)
+    options.ranks = ranks_here(options.device) if options.ranks is None else options.ranks
     ways = {f"{n} threads at 224": lambda n=n: reading(options, n, 224) for n in options.threads}
     ways |= {
         f"{default_workers()} threads at {s}": lambda s=s: reading(options, default_workers(), s) for s in options.sizes
@@ -83,6 +73,12 @@ def main(argv: list[str] | None = None) -> int:
         for name, way in ways.items():
             found[name].append(way())
             print(f"{name:24} {found[name][-1]:8.1f} images/s", flush=True)
+            write(options, {name: rates for name, rates in found.items() if rates})
+    return 0
+
+
+def write(options: argparse.Namespace, found: dict[str, list[float]]) -> None:
+    """What was measured so far."""
     result = {
         "rates": {name: round(statistics.median(rates), 1) for name, rates in found.items()},
         "repetitions": {name: [round(rate, 1) for rate in rates] for name, rates in found.items()},
@@ -91,7 +87,6 @@ def main(argv: list[str] | None = None) -> int:
         "train_size": options.train_size,
     }
     timing.write(options.out or HERE / f"growth-{options.device.type}.json", result | timing.about(options.device))
-    return 0
 
 
 if __name__ == "__main__":

@@ -39,8 +39,11 @@ from pcpad.environment import keep_freed_memory, pick_device
 HERE = Path(__file__).resolve().parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-WARM = 6
-"""Batches before the clock starts: more than any loader prepares ahead."""
+
+
+def warm(workers: int) -> int:
+    """Batches before the clock starts: more than any loader prepares ahead, which torch's does two for each worker."""
+    return max(6, 2 * workers + 2)
 
 
 def tensors(path: str) -> torch.Tensor:
@@ -101,16 +104,16 @@ def bare(options: argparse.Namespace, files: list[str], crop: bool) -> Iterator:
     return (pipeline.run() for _ in range(len(files) // options.batch))
 
 
-def rate(epoch: Iterator, batch: int, device: torch.device) -> float:
-    """Images per second of an epoch, from its batch number WARM to its last."""
+def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float:
+    """Images per second of an epoch, from its batch number `first` to its last."""
     start, count = 0.0, 0
     for step, made in enumerate(epoch):
         if isinstance(made, (list, tuple)) and isinstance(made[0], torch.Tensor):
             made = [part.to(device, non_blocking=True) for part in made[:2]]
-        if step + 1 == WARM:
+        if step + 1 == first:
             timing.synchronise(device)
             start = time.perf_counter()
-        count = step + 1 - WARM
+        count = step + 1 - first
     timing.synchronise(device)
     return count * batch / (time.perf_counter() - start)
 
@@ -118,7 +121,7 @@ def rate(epoch: Iterator, batch: int, device: torch.device) -> float:
 def loader(options: argparse.Namespace, name: str) -> Iterator:
     """One epoch of a loader."""
     folder = ImageFolder(options.data)
-    repeat = -(-options.images // len(folder.samples))
+    repeat = -(-(options.images + warm(options.workers) * options.batch) // len(folder.samples))
     files = [path for path, _ in folder.samples] * repeat
     labels = np.array([label for _, label in folder.samples] * repeat)
     if name.startswith("pcpad"):
@@ -137,6 +140,11 @@ def loader(options: argparse.Namespace, name: str) -> Iterator:
     return iter(made or torchvision_loader(options, repeat, name == "torchvision, tensors"))
 
 
+def one(options: argparse.Namespace, name: str) -> float:
+    """Images per second of a loader, once."""
+    return rate(loader(options, name), options.batch, options.device, warm(options.workers))
+
+
 NAMES = ["torchvision, PIL", "pcpad, DALI", "pcpad, torchvision", "torchvision, tensors", "timm"]
 NAMES += ["decoding of whole images", "decoding of the crops", "pcpad, DALI, packed"]
 
@@ -150,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=3000, help="at least so many in an epoch; files are repeated")
+    parser.add_argument("--images", type=int, default=3000, help="at least so many are timed; files are repeated")
     parser.add_argument("--together", action="store_true", help="all in this process")
     parser.add_argument("--cold", action="store_true", help="empty the system's file cache before each (as root)")
     parser.add_argument("--repeats", type=int, default=5)
@@ -161,8 +169,10 @@ def main(argv: list[str] | None = None) -> int:
     options.device = pick_device(options.device)
     options.ways = options.ways or [name for name in NAMES if options.packed or not name.endswith("packed")]
     options.pin = options.device.type == "cuda"
+    if options.together:
+        timing.check_together(parser, options.device)
     if options.one:
-        print(json.dumps(rate(loader(options, options.one), options.batch, options.device)))
+        print(json.dumps(one(options, options.one)))
         return 0
     found: dict[str, list[float]] = {name: [] for name in options.ways}
     order, arguments = list(options.ways), sys.argv[1:] if argv is None else argv
@@ -174,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
                 os.sync()
                 Path("/proc/sys/vm/drop_caches").write_text("3")
             if options.together:
-                found[name].append(rate(loader(options, name), options.batch, options.device))
+                found[name].append(one(options, name))
             else:
                 found[name].append(timing.apart(__file__, [*arguments, "--one", name]))
             print(f"{repeat}: {name:26} {found[name][-1]:7.0f} images/s", flush=True)

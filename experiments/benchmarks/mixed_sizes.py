@@ -8,6 +8,7 @@ mixed_sizes-<device>.json beside this file (``--out``).
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 
@@ -156,11 +157,9 @@ def main(argv: list[str] | None = None) -> int:
             made = forms(model, batch, images, options.compile, textbook)
             seconds = measure(made, options.repeats, device)
         for form, times in seconds.items():
-            best = min(times)
-            results.append(
-                {"padding": padding, "form": form, "seconds": times, "images_per_second": len(images) / best}
-            )
-            print(f"{padding:8} {form:20} {len(images) / best:8.1f} images/s", flush=True)
+            rate = len(images) / statistics.median(times)
+            results.append({"padding": padding, "form": form, "seconds": times, "images_per_second": rate})
+            print(f"{padding:8} {form:20} {rate:8.1f} images/s", flush=True)
     about = {
         "model": str(name),
         "images": len(images),

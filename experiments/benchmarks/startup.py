@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/startup.py
 
-Each call is a new process, in turn with the others. Writes startup.json.
+Each call is a new process, in turn with the others. Writes startup-cpu.json.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=HERE / "startup.json")
+    parser.add_argument("--out", type=Path, default=HERE / "startup-cpu.json")
     options = parser.parse_args(argv)
     device = torch.device("cpu")
     ways = {name: lambda arguments=arguments: call(arguments) for name, arguments in CALLS.items()}

@@ -87,7 +87,7 @@ def training(result: dict) -> list[str]:
                 other = found["pcpad_times_as_fast_as"].get(way)
                 span = f"{other['ratio']:.2f} ({other['low']:.2f} to {other['high']:.2f})" if other else ""
                 rows.append([f"{source}, {way}", f"{rate:.1f}", span])
-    lines += table(["", "images/s", "pcpad is times as fast"], rows)
+    lines += table(["", "images/s", "pcpad is times as fast (quartiles)"], rows)
     if "share_of_product" in result:
         share, limit = result["share_of_product"], result["product_flop_per_second"] / 1e12
         lines += ["", f"pcpad computes at {share:.2f} of the rate of a large product of matrices, {limit:.0f} TFLOP/s."]
@@ -161,12 +161,11 @@ def main() -> int:
         "Kernels": ("kernels", kernels),
         "Hot spots": ("hotspots", hotspots),
         "A grid of paddings and sizes": ("grid", grid),
+        "Start": ("startup", startup),
     }
     for title, (name, make) in made.items():
         for path in sorted(HERE.glob(f"{name}-*.json")):
             lines += [f"## {title}: {path.stem.partition('-')[2]}", "", *make(json.loads(path.read_text()))]
-    if (HERE / "startup.json").is_file():
-        lines += ["## Start", "", *startup(json.loads((HERE / "startup.json").read_text()))]
     (HERE / "TABLES.md").write_text("\n".join(lines).rstrip() + "\n")
     print(f"written: {HERE / 'TABLES.md'}")
     return 0

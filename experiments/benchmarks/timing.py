@@ -1,5 +1,6 @@
 """What the benchmarks share: several ways timed in turn, ratios of neighbours in time, and the facts beside them."""
 
+import argparse
 import json
 import random
 import statistics
@@ -53,6 +54,12 @@ def apart(script: str, arguments: list[str]) -> float:
     if done.returncode:
         raise SystemExit(f"{Path(script).name} {' '.join(arguments)} failed with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_together(parser: argparse.ArgumentParser, device: torch.device) -> None:
+    """Refuse ``--together`` on a CPU, where memory that pcpad's way keeps would be kept for those after it."""
+    if device.type != "cuda":
+        parser.error(f"--together is for a GPU: on {device} one way changes how the next has its memory")
 
 
 def ratios(seconds: dict[str, list[float]], baseline: str) -> dict[str, dict[str, float]]:

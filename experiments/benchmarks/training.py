@@ -39,35 +39,39 @@ from pcpad.training.loop import Job, Training, train_epoch
 from pcpad.training.signals import Signals
 
 HERE = Path(__file__).resolve().parent
-WARM = 4
-"""Steps before the clock starts."""
 WAYS = ["torchvision", "timm", "timm, channels_last", "pcpad"]
+
+
+def warm(options: argparse.Namespace) -> int:
+    """Steps before the clock starts: more than any loader prepares ahead."""
+    return 4 if options.images_from == "synthetic" else loaders.warm(options.workers)
 
 
 class Stamps:
     """Takes the time as each batch is asked for: the step before it has then been issued."""
 
     def __init__(self, options: argparse.Namespace):
-        self.options, self.times = options, []
+        self.options, self.times, self.warm = options, [], warm(options)
+        self.steps = self.warm + options.steps
 
     def __call__(self, batches: Iterator) -> Iterator:
         for batch in batches:
             timing.synchronise(self.options.device)
             self.times.append(time.perf_counter())
-            if len(self.times) > self.options.steps:
+            if len(self.times) > self.steps:
                 return
             yield batch
 
     def rate(self) -> float:
-        """Images per second, from step WARM on."""
-        return (self.options.steps - WARM) * self.options.batch / (self.times[-1] - self.times[WARM])
+        """Images per second of the steps that count."""
+        return self.options.steps * self.options.batch / (self.times[-1] - self.times[self.warm])
 
 
 class OurLoader:
     """What the training loop asks of a loader, around batches that come from anywhere."""
 
     def __init__(self, batches: Iterator[Batch], stamps: Stamps):
-        self.steps_per_epoch, self._batches = stamps.options.steps, stamps(batches)
+        self.steps_per_epoch, self._batches = stamps.steps, stamps(batches)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches."""
@@ -89,7 +93,7 @@ def synthetic(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
 
 def read_by(options: argparse.Namespace, name: str) -> Iterator:
     """Batches of a loader of `loaders`, enough for all steps."""
-    wanted = argparse.Namespace(**vars(options) | {"images": (options.steps + 2) * options.batch})
+    wanted = argparse.Namespace(**vars(options) | {"images": (options.steps + 2) * options.batch})  # and those before
     return loaders.loader(wanted, name)
 
 
@@ -207,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="torchvision/resnet18")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--steps", type=int, default=10, help="that are timed, after those of warming up")
     parser.add_argument("--amp", default="off", choices=["off", "bf16"])
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
@@ -218,12 +222,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", choices=WAYS, help="measure this one, once, in this process")
     parser.add_argument("--images_from", choices=["synthetic", "files"], default="synthetic", help="of --one")
     options = parser.parse_args(argv)
-    if options.steps <= WARM:
-        parser.error(f"--steps must be more than {WARM}: the clock starts after so many")
     if "pcpad" not in options.ways:
         parser.error("--ways must have pcpad, which all are compared with")
     options.device = pick_device(options.device)
     options.pin = options.device.type == "cuda"
+    if options.together:
+        timing.check_together(parser, options.device)
     if options.one:
         print(json.dumps(one(options, options.one)))
         return 0

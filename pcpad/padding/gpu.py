@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def worth(x: Tensor) -> bool:
-    """Whether the kernels take a map, and are faster there than torch's operations; of x must hold `eager`."""
+    """Whether the kernels take a map, and it is large enough for them; of x must hold `eager`."""
     return x.device.type == "cuda" and x.numel() >= LARGE and fits(x) and kernels(x.device) is not None
 
 

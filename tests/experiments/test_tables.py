@@ -39,3 +39,43 @@ def test_some_images_of_a_class_tree(tmp_path, monkeypatch):
     assert (some / "b/2.jpg").read_text() == "b"
     all_of_them = timing.some_images(str(tmp_path / "all"), tmp_path / "more", 100)
     assert len(list(all_of_them.rglob("*.jpg"))) == 12
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_program_knows_the_options_that_it_is_given(device, monkeypatch):
+    for name, arguments in load("everything", monkeypatch).plan(device, "DATA", 64):
+        text = (FOLDER / f"{name}.py").read_text()
+        assert [a for a in arguments if a.startswith("--") and f'"{a}"' not in text] == []
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4]), (8, [1, 2, 4, 8])])
+def test_no_more_processes_than_gpus(gpus, ranks, monkeypatch):
+    growth = load("growth", monkeypatch)
+    monkeypatch.setattr(growth.torch.cuda, "device_count", lambda: gpus)
+    assert growth.ranks_here(growth.torch.device("cuda")) == ranks
+
+
+def test_a_result_with_fewer_ways_replaces_none_with_more(monkeypatch):
+    replaced = load("padding", monkeypatch).replaced
+    keys = {"network": "a", "work": "training", "batch": 8, "size": 224, "channels_last": True, "compile": False}
+    many, few = (keys | {"amp": "off", "hardware": "H", "ratios": dict.fromkeys(ways)} for ways in ("zpr", "zp"))
+    assert replaced(few, many)
+    assert replaced(many, many)
+    assert not replaced(many, few)
+    assert not replaced(many, many | {"hardware": "another"})
+
+
+def test_photographs_under_many_names(tmp_path, monkeypatch):
+    for name in ("a/1.jpg", "b/2.jpg", "b/3.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(name)
+    assert load("training_run", monkeypatch).many_names(tmp_path / "data", tmp_path / "tree", 10) == 3
+    found = sorted(path.relative_to(tmp_path / "tree").as_posix() for path in (tmp_path / "tree").rglob("*.jpg"))
+    assert [path for path in found if path.startswith("val")] == ["val/a/0-1.jpg", "val/b/0-2.jpg", "val/b/0-3.jpg"]
+    assert len(found) == 3 + 12
+    assert (tmp_path / "tree/train/b/3-2.jpg").read_text() == "b/2.jpg"
+
+
+def test_the_clock_starts_after_what_any_loader_prepares(monkeypatch):
+    warm = load("loaders", monkeypatch).warm
+    assert all(warm(workers) > 2 * workers for workers in (0, 1, 2, 16, 64))  # torch's: two batches a worker
