@@ -161,8 +161,12 @@ def ratio(
     return torch.where(n > 0, factor, 0.0).to(dtype)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device) -> Tensor:
-    """`ratio`, remembered by all of its arguments: one small tensor for each geometry in use."""
+    """`ratio`, remembered by all of its arguments: one map ``(H', W')`` for each of the last geometries in use.
+
+    A network has 5 to 12 geometries at one size (ResNet-50, VGG16, EfficientNet-B0, ...): these are those of some
+    twenty sizes.
+    """
     with torch.inference_mode(False), torch.no_grad():  # an inference tensor could not be used in training later
         return ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)

@@ -69,7 +69,7 @@ class FilledPadding:
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
-            pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
+            pads = tuple(type(self).pcpad_pads(self, x.shape[-2], x.shape[-1]))
         x = fill(x, pads, self.padding_mode, self.pcpad_on_small, self.pcpad_layer)
         weight = self.weight if self.pcpad_weight is None else type(self).pcpad_weight(self)
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)

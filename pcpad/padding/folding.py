@@ -43,13 +43,16 @@ def holds_converted(module: nn.Module) -> bool:
 
 @cache
 def folding_methods(kind: type) -> list[str]:
-    """Names of the methods of a module class that fold it: of a known name, and taking nothing that they must have."""
+    """Names of the methods of a module class that fold it: of a known name, and taking the module alone.
+
+    One that takes more, or any number of arguments, works on what it is given (a sum of maps, say).
+    """
     found = []
     for name in FOLDING:
-        method = getattr(kind, name, None)
+        method = inspect.getattr_static(kind, name, None)  # a static or a class method is no function there
         if inspect.isfunction(method):
             needed = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
-            if len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]) <= 1:
+            if len([p for p in needed if p.kind is not p.VAR_KEYWORD]) <= 1:
                 found.append(name)
     return found
 

@@ -66,14 +66,26 @@ def register_padding(
         smallest: function of a pad to the shortest side that can fill it, both in pixels.
 
     Raises:
-        ValueError: the name is taken, or cannot be given on a command line. TypeError: `pad` cannot be called.
+        ValueError: the name is taken, or cannot be given on a command line; in a forward pass, where `pad` returns
+            another size. TypeError: `pad` cannot be called.
     """
     if not callable(pad):
         raise TypeError(f"register_padding takes a function of an image and its pads, not {pad!r}")
     if not name.isidentifier():
         raise ValueError(f"a padding mode is named in letters, digits and _, not {name!r}")
+
+    def checked(x: Tensor, pads: Pads) -> Tensor:
+        y, (top, bottom, left, right) = pad(x, pads), pads
+        wanted = (*x.shape[:-2], x.shape[-2] + top + bottom, x.shape[-1] + left + right)
+        if tuple(y.shape) != wanted:
+            raise ValueError(
+                f"padding mode {name!r} made {tuple(y.shape)} of {tuple(x.shape)} with the pads (top, bottom, left, "
+                f"right) {tuple(pads)}, which must give {wanted}"
+            )
+        return y
+
     register(PaddingMode(name, summary, source, FilledPadding, name))
-    FILLERS[name] = Filler(pad, smallest)
+    FILLERS[name] = Filler(checked, smallest)
 
 
 PARTIAL = "Liu et al., arXiv:1811.11718"

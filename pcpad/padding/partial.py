@@ -96,7 +96,7 @@ class PartialPadding:
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
-            pads = type(self).pcpad_pads(self, x.shape[-2], x.shape[-1])
+            pads = tuple(type(self).pcpad_pads(self, x.shape[-2], x.shape[-1]))
             check_pads(self, x, y, pads)
         kernel_size, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
         if mask is not None:

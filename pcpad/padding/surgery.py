@@ -1,7 +1,7 @@
 """convert: rewrite every Conv2d of a model to a padding mode, in place, and change nothing else."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -132,7 +132,7 @@ def refuse_wrapped(model: nn.Module) -> None:
             raise ValueError(f"{where} is wrapped ({kinds[0]}): {WRAPPERS.get(wrapper, 'convert before wrapping')}")
         if call := traced_call(module):
             raise ValueError(
-                f"{where} is a graph that was traced or exported, in which convolutions are no modules but calls "
+                f"{where} is a graph that was traced or exported, in which a convolution is no module but a call "
                 f"({call}): convert the model that it was made from, then trace that"
             )
         if module._compiled_call_impl is not None:
@@ -141,8 +141,15 @@ def refuse_wrapped(model: nn.Module) -> None:
 
 def convolves(module: torch.jit.ScriptModule) -> bool:
     """Whether a scripted or traced module convolves, which an activation does not; yes where it cannot be told."""
+
+    def kinds(block) -> Iterator[str]:
+        for node in block.nodes():
+            yield node.kind()
+            for inner in node.blocks():
+                yield from kinds(inner)
+
     try:
-        return "conv" in str(module.inlined_graph)
+        return any("conv" in kind for kind in kinds(module.inlined_graph))
     except (AttributeError, RuntimeError):  # it has no forward of its own
         return True
 
@@ -170,10 +177,11 @@ def select(names: dict[nn.Module, list[str]], include, exclude) -> set[nn.Module
     """The modules that `include` and `exclude` leave; raises ValueError for a glob that matches nothing."""
 
     def matching(globs, option: str) -> set[nn.Module]:
-        found, globs = set(), [globs] if isinstance(globs, str) else globs
-        if not isinstance(globs, Iterable) or not all(isinstance(glob, str) for glob in globs):
+        listed = [globs] if isinstance(globs, str) else list(globs) if isinstance(globs, Iterable) else [None]
+        if not all(isinstance(glob, str) for glob in listed):
             raise TypeError(f"{option} must be a glob over module names, or a list of them, not {globs!r}")
-        for glob in globs:
+        found = set()
+        for glob in listed:
             hits = {module for module, paths in names.items() if any(fnmatchcase(path, glob) for path in paths)}
             if not any(isinstance(module, nn.Conv2d) or is_average_pool(module) for module in hits):
                 examples = [p[0] for m, p in names.items() if isinstance(m, nn.Conv2d)][:3]

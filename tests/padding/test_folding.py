@@ -35,6 +35,35 @@ IDENTITY = ["repvgg_a0", "mobileone_s1", "fastvit_t8", "repvit_m0_9", "shvit_s1"
 IDENTITY += ["ghostnetv3_050", "repghostnet_050", "lcnetv2_base"]
 
 
+class Sums(nn.Module):
+    """Methods of a folding name that fold nothing: they work on what they are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+
+    def fuse(self, *maps):
+        return sum(maps)
+
+    @staticmethod
+    def reparameterize(maps):
+        return maps
+
+    @classmethod
+    def switch_to_deploy(cls, maps):
+        return maps
+
+    def forward(self, x):
+        return self.switch_to_deploy(self.reparameterize(self.fuse(self.a(x), self.b(x))))
+
+
+def test_methods_that_are_given_what_they_fuse_are_left_alone():
+    net, x = Sums(), torch.randn(1, 3, 6, 6)
+    pcpad.convert(net, "reflect")
+    assert folding_methods(Sums) == []
+    assert torch.equal(net(x), net.a(x) + net.b(x))
+
+
 def small(name):
     with without_init():
         return timm.create_model(name).eval()

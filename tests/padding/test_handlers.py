@@ -229,6 +229,25 @@ def test_pads_that_are_none_are_named():
         pcpad.convert(Odd(3, 4, 3), "partial")
 
 
+@pytest.mark.parametrize("mode", ["partial", "partial_sqrt", "reflect", "mean"])
+def test_pads_as_a_list(mode):
+    class Listed(Gated):
+        pass
+
+    class Tupled(Gated):
+        pass
+
+    pcpad.register_conv(Listed, weight=lambda conv: conv.weight * conv.gate, pads=lambda conv, h, w: [2, 0, 0, 0])
+    pcpad.register_conv(Tupled, weight=lambda conv: conv.weight * conv.gate, pads=lambda conv, h, w: (2, 0, 0, 0))
+    x, found = torch.randn(1, 3, 7, 7), []
+    for kind in (Listed, Tupled):
+        torch.manual_seed(0)
+        conv = kind(3, 4, 3)
+        pcpad.convert(conv, mode)
+        found.append(conv(x))
+    assert torch.equal(*found)
+
+
 def test_pads_of_another_size_are_named():
     class Wide(Gated):
         pass

@@ -137,6 +137,16 @@ def test_a_mode_of_ones_own(registries):
         copy(torch.zeros(1, 1, 1, 1))
 
 
+def test_a_mode_that_takes_the_sides_for_each_other(registries):
+    """Rows where columns are wanted: on a square kernel it would not be seen, on this one the map would be wrong."""
+    pcpad.register_padding("swapped", lambda x, pads: ones(x, (*pads[2:], *pads[:2])), summary="swapped")
+    conv = nn.Conv2d(3, 4, (1, 5), padding=(0, 2))
+    pcpad.convert(conv, "swapped")
+    message = r"padding mode 'swapped' made \(1, 3, 12, 8\) of \(1, 3, 8, 8\) .* must give \(1, 3, 8, 12\)"
+    with pytest.raises(ValueError, match=message):
+        conv(torch.zeros(1, 3, 8, 8))
+
+
 def test_a_mode_that_needs_room(registries):
     pcpad.register_padding("far", FILLERS["reflect"].pad, summary="far", smallest=lambda pad: 2 * pad)
     conv = nn.Conv2d(1, 1, 3, padding=1)

@@ -1,5 +1,6 @@
 """What convert refuses beside wrapped models: graphs, forwards set on objects, globs that are none; what it says."""
 
+import importlib
 import re
 
 import pytest
@@ -69,6 +70,20 @@ def test_scripted_parts_are_refused_where_they_convolve(x):
     for part in (torch.jit.trace(make(), x), torch.jit.script(nn.Conv2d(4, 4, 3, padding=1)), frozen):
         with pytest.raises(ValueError, match="its module '3' is scripted or traced"):
             pcpad.convert(nn.Sequential(*make(), part), "partial")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch.jit's own
+def test_a_scripted_activation_is_told_by_what_it_does(tmp_path, monkeypatch):
+    """Not by the names in its source, nor by the folder that it was written in."""
+    (tmp_path / "convnets").mkdir()
+    (tmp_path / "convnets/activation_of_tests.py").write_text(
+        "import torch\n\n\nclass Act(torch.nn.Module):\n    def forward(self, x):\n"
+        "        convolved = x.sigmoid()\n        return x * convolved\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "convnets")
+    act = importlib.import_module("activation_of_tests").Act()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), torch.jit.script(act))
+    assert pcpad.convert(net, "partial").converted == ["0"]
 
 
 MOVES = [("zeros", "partial"), ("zeros", "reflect"), ("partial", "zeros"), ("partial", "reflect")]

@@ -143,6 +143,16 @@ def test_include_and_exclude(net):
         pcpad.convert(net, "partial", include="norm")
 
 
+def test_globs_from_an_iterator(net):
+    """Each is read once only, and none is lost by looking at it first."""
+    assert pcpad.convert(net, "partial", exclude=(name for name in ["body.*", "shared"])).converted == ["stem"]
+    assert pcpad.convert(net, "reflect", include=filter(None, ["body.*"])).converted == ["body.0"]
+    with pytest.raises(ValueError, match=r"exclude='layer9\.\*' matches no convolution"):
+        pcpad.convert(net, "partial", exclude=(name for name in ["body.*", "layer9.*"]))
+    with pytest.raises(TypeError, match="include must be a glob over module names, or a list of them"):
+        pcpad.convert(net, "zeros", include=iter(["body.*", 0]))
+
+
 def test_pools(net, x):
     untouched = net(x)
     pcpad.convert(net, "partial")

@@ -68,8 +68,14 @@ def sources(mode: str, size: int, outputs: int, stride: int, before: int, shift:
 
 def fillable(size: tuple[int, int], pads: tuple[int, int, int, int], mode: str) -> bool:
     """Whether a map is large enough for its pads: a mirror needs one pixel more than the pad, a torus as many."""
+    least = least_map(pads, mode)
+    return least is None or all(least[i] <= size[i] for i in (0, 1))
+
+
+def least_map(pads: tuple[int, int, int, int], mode: str) -> tuple[int, int] | None:
+    """The smallest map, at least one pixel, that can fill these pads; None where any can."""
     spare = {"reflect": 1, "symmetric": 0, "circular": 0}.get(mode)
-    return spare is None or all(max(pads[2 * i : 2 * i + 2]) + spare <= size[i] for i in (0, 1))
+    return None if spare is None else tuple(max(1, max(pads[2 * i : 2 * i + 2]) + spare) for i in (0, 1))
 
 
 def continued(x: torch.Tensor, pads: tuple[int, int, int, int]) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The proof for one model: in every padding mode it equals a model of which nothing was converted."""
 
-import re
 from dataclasses import dataclass, field
 
 import torch
@@ -158,7 +157,7 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
     with torch.no_grad():
         for mode in modes:
             size = sizes[mode] or models.own_size(entry, model)
-            check_mode(entry, model, names, mode, size, proof)
+            wanted = check_mode(entry, model, names, mode, size, proof)
             if mode in ("partial", "replicate", "circular") and wide not in (None, (size, size)):
                 check_mode(entry, model, names, mode, wide, proof, keep=False)
             if odd := changed(model, before):
@@ -167,7 +166,7 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
                 raise ProofFailed(f"{mode}: the state dict has other keys")
             if mode != "zeros" and pending:
                 pcpad.convert(model, mode, on_small="raise" if sizes[mode] else "replicate")
-                pending -= find_influential(entry, model, pending, size)
+                pending -= find_influential(entry, model, names, pending, mode, size, wanted, proof)
                 pcpad.convert(model, "zeros")
             if below[mode] is not None:
                 check_refusal(entry, model, names, mode, below[mode])
@@ -179,11 +178,14 @@ def prove_drawn(entry: models.Entry, model: nn.Module, modes, sizes: dict, below
     return proof
 
 
-def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> None:
+def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> list[torch.Tensor]:
     """Compare a conversion to one mode with the oracle, layer by layer and in the result, and undo it.
 
     Args:
         keep: also keep the untouched model's result, with which the model is compared after all modes.
+
+    Returns:
+        The oracle's result.
     """
 
     def forward(m):
@@ -214,6 +216,18 @@ def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> Non
         raise ProofFailed(
             f"{mode} at {size}: {len(order)} calls of converted convolutions, not the {len(calls)} of before"
         )
+    check_result(entry, model, names, mode, size, result, wanted, proof)
+    pcpad.convert(model, "zeros")
+    return wanted
+
+
+def check_result(entry, model, names, mode, size, result, wanted, proof) -> None:
+    """Compare a converted model's result with the oracle's; what rounding explains is no error."""
+
+    def forward(m):
+        return models.run(entry, m, size)
+
+    on_small = "raise" if proof.sizes[mode] else "replicate"
     error = worst(result, wanted)
     proof.result_error[mode] = max(proof.result_error.get(mode, 0.0), error)
     bound = RESULT_BOUND[models.dtype_of(entry)]
@@ -228,7 +242,6 @@ def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> Non
         if not error <= 10 * noise < float("inf"):
             message = f"{mode} at {size}: the result is off by {error:.3g}"
             raise ProofFailed(message) if noise <= bound else Drowned(mode, message)
-    pcpad.convert(model, "zeros")
 
 
 def rounding(model, names, forward, mode, wanted, on_small, seed=0) -> float:
@@ -247,17 +260,33 @@ def rounding(model, names, forward, mode, wanted, on_small, seed=0) -> float:
 
 
 def check_refusal(entry, model, names, mode, size) -> None:
-    """At a size where a map is too small to be filled, the error must name the layer, the map and the way out."""
+    """Where a map is too small to be filled, the error must be that of the first such map: layer, map, pads, need."""
+    calls = []
+
+    def noting(conv, inputs):
+        calls.append((conv, tuple(inputs[0].shape[-2:])))
+
     pcpad.convert(model, mode)
+    handles = [conv.register_forward_pre_hook(noting) for conv in names]
     try:
         models.run(entry, model, size)
     except ValueError as error:
-        named = re.search(r"cannot fill layer '([^']*)': its input map is \d+x\d+ .* at least \d+x\d+", str(error))
-        if not named or named[1] not in names.values():
-            raise ProofFailed(f"{mode} at {size}: the error does not name the layer: {error}") from error
+        made = [(conv, at, oracle.pads_of(conv, at)) for conv, at in calls]
+        if not all(oracle.fillable(at, pads, mode) for _, at, pads in made[:-1]):
+            raise ProofFailed(f"{mode} at {size}: no error at the first map that is too small") from error
+        conv, at, pads = made[-1]
+        least = oracle.least_map(pads, mode)
+        told = [f"cannot fill layer {names[conv]!r}: its input map is {at[0]}x{at[1]} ", f" are {pads}, "]
+        told += [f" at least {least[0]}x{least[1]}; "]
+        if oracle.fillable(at, pads, mode) or not all(part in str(error) for part in told):
+            raise ProofFailed(
+                f"{mode} at {size}: the error does not name layer, map, pads and need: {error}"
+            ) from error
     else:
         raise ProofFailed(f"{mode} at {size}: no error, though a map is too small to be filled")
     finally:
+        for handle in handles:
+            handle.remove()
         pcpad.convert(model, "zeros")
 
 
@@ -267,8 +296,11 @@ def half_doubled(y: torch.Tensor, factor=2.0) -> torch.Tensor:
     return torch.where(half, y * factor, y)
 
 
-def find_influential(entry, model, convs, size) -> set[nn.Module]:
-    """The convolutions that move the result when `half_doubled`: by the derivative, which costs one pass for all."""
+def find_influential(entry, model, names, convs, mode, size, wanted, proof) -> set[nn.Module]:
+    """The convolutions that move the result when `half_doubled`: by the derivative, which costs one pass for all.
+
+    With a gradient a border takes another way through the surgery: the result of this pass must be the oracle's too.
+    """
     scale = {conv: torch.ones((), requires_grad=True) for conv in convs}
 
     def hook(conv, _, y):
@@ -278,6 +310,7 @@ def find_influential(entry, model, convs, size) -> set[nn.Module]:
         result = models.run(entry, model, size)
         weights = [torch.rand(t.shape, generator=torch.Generator().manual_seed(2)) for t in result]
         total = sum((t * w).sum() for t, w in zip(result, weights, strict=True) if t.requires_grad)
+    check_result(entry, model, names, mode, size, [t.detach() for t in result], wanted, proof)
     if not isinstance(total, torch.Tensor):
         return set()
     slopes = torch.autograd.grad(total, list(scale.values()), allow_unused=True)

@@ -40,10 +40,8 @@ NOTHING = "no convolution pads"
 def code_digest() -> str:
     """Digest of the surgery and of the proof, without comments and docstrings, and of the libraries' versions."""
     files = [ROOT / "pcpad" / "padding" / f"{name}.py" for name in surgery_files()]
-    files += [
-        ROOT / "tests" / "zoo" / f"{name}.py" for name in ("models", "oracle", "proof", "redraw", "sizes", "structure")
-    ]
-    parts = [f"{name} {version(name).partition('+')[0]}" for name in ("torch", "torchvision", "timm")]
+    files += [ROOT / "tests" / "zoo" / f"{name}.py" for name in PROOF]
+    parts = [f"{name} {version(name).partition('+')[0]}" for name in ("torch", "torchvision", "timm")] + MODES
     for path in files:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -55,7 +53,10 @@ def code_digest() -> str:
 
 
 def surgery_files() -> list[str]:
-    """The files of pcpad.padding that convert and the proof need, by their imports, but for the report's words."""
+    """The files of pcpad.padding that convert and the proof need, by their imports, but for the report's words.
+
+    Not `gpu` and `kernels`, which are imported as modules: nothing on a CPU goes through them.
+    """
     needed, new = set(), {"surgery", "sizes"}
     while new:
         needed |= new
@@ -208,7 +209,13 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(names)} models, {len(names) - len(todo)} done or not in this shard, {len(todo)} to do; code {code}",
         flush=True,
     )
-    facts = {row["model"]: row for row in spread(survey, [(name,) for name in todo], options.workers, 400)}
+    facts = {}
+    for row in spread(survey, [(name,) for name in todo], options.workers, 400):
+        if isinstance(row, Killed):
+            print(f"{row.call[0]}: {row.status}", file=sys.stderr, flush=True)
+        else:
+            facts[row["model"]] = row
+    lost, todo = len(todo) - len(facts), [name for name in todo if name in facts]
     if options.families:
         smallest: dict[str, str] = {}
         all_facts = {name: row for name, row in rows.items() if row["code"] == code} | facts
@@ -241,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
             json.dumps(summary | facts | {"wall_seconds": round(time.perf_counter() - start)}, indent=1) + "\n"
         )
     print(json.dumps(summary, indent=1))
-    return 1 if summary["failed"] else 0
+    return 1 if summary["failed"] or lost else 0
 
 
 @dataclass(frozen=True)

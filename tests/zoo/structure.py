@@ -2,10 +2,13 @@
 
 from torch import nn
 
+FOLDING = ("fuse", "fuse_model", "reparameterize", "switch_to_deploy", "convert_to_deploy")
+"""Methods that surgery may refuse on an instance, and must allow again."""
+
 
 def structure(model: nn.Module) -> dict:
     """What surgery can change of each module: its class, its parts and hooks; of a convolution all its attributes."""
-    parts = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "forward")
+    parts = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "forward", *FOLDING)
     found = {}
     for name, module in model.named_modules(remove_duplicate=False):
         kept = {k: v for k, v in vars(module).items() if isinstance(module, nn.Conv2d) or k in parts}

@@ -1,11 +1,13 @@
 """The proof itself: it holds on a diverse handful of models, and breaks when something is wrong."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import pcpad
-from pcpad.padding import PADDING_MODES, border, filled, handlers, surgery
+from pcpad.padding import PADDING_MODES, border, filled, handlers, partial, surgery
 from tests.zoo import models, oracle, proof
 from tests.zoo.redraw import redraw
 
@@ -155,6 +157,43 @@ def test_a_missing_error_fails_the_proof(entries, monkeypatch):
     monkeypatch.setattr(filled, "fill", silent)
     with pytest.raises(proof.ProofFailed, match=r"reflect at \d+: no error, though a map is too small"):
         proof.prove(entries["timm/test_resnet"], ["zeros", "reflect"])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [(r"layer '[^']*'", "layer 'layer1.0.conv1'"), (r"is \d+x\d+ ", "is 9x9 "), (r"least \d+x\d+", "least 0x0")],
+)
+def test_an_error_that_names_another_layer_or_map_fails_the_proof(entries, monkeypatch, right, wrong):
+    fill = filled.fill
+
+    def misleading(*args):
+        try:
+            return fill(*args)
+        except ValueError as error:
+            raise ValueError(re.sub(right, wrong, str(error))) from error
+
+    monkeypatch.setattr(filled, "fill", misleading)
+    with pytest.raises(proof.ProofFailed, match=r"reflect at \d+: the error does not name layer, map, pads and need"):
+        proof.prove(entries["timm/resnetv2_18d"], ["zeros", "reflect"])
+
+
+@pytest.mark.parametrize(("name", "biased"), [("timm/convnext_atto", True), ("timm/test_resnet", False)])
+def test_a_border_that_is_wrong_under_a_gradient_fails_the_proof(entries, monkeypatch, name, biased):
+    """With a bias it is changed in place by a function of its own, without one it is multiplied."""
+    if biased:
+        right = border.RescaleStrips.forward
+        monkeypatch.setattr(border.RescaleStrips, "forward", staticmethod(lambda *args: right(*args).mul_(1.5)))
+    else:
+        right = partial.rescale_border
+        monkeypatch.setattr(partial, "rescale_border", lambda y, *args: right(y, *args) * 1.5)
+    with pytest.raises(proof.ProofFailed, match=r"partial at \d+: the result is off by"):
+        proof.prove(entries[name], ["zeros", "partial", "reflect"])
+
+
+def test_a_refusal_that_stays_at_zeros_fails_the_proof(entries, monkeypatch):
+    monkeypatch.setattr(surgery, "guard_folding", lambda model: setattr(model.stem, "fuse", print))
+    with pytest.raises(proof.ProofFailed, match="back at zeros, module 'stem' is not what it was"):
+        proof.prove(entries["timm/repvit_m0_9"], ["zeros", "partial"])
 
 
 def test_a_way_back_that_is_not_bit_exact_fails_the_proof(entries, monkeypatch):

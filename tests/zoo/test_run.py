@@ -85,6 +85,21 @@ def test_a_killed_process_is_a_row_that_is_tried_again(fake, tmp_path, monkeypat
     assert fake == [NAMES[0]]
 
 
+def test_a_model_whose_survey_is_killed_is_left_out_and_told(fake, tmp_path, monkeypatch, capsys):
+    spread = run.spread
+
+    def killing(function, calls, workers, batch):
+        for result in spread(function, calls, workers, batch):
+            yield run.Killed((NAMES[0],)) if result["model"] == NAMES[0] and function is run.survey else result
+
+    monkeypatch.setattr(run, "spread", killing)
+    assert run.main(["--table", str(tmp_path / "table.csv")]) == 1
+    assert NAMES[0] not in run.read_table(tmp_path / "table.csv")
+    assert f"{NAMES[0]}: ERROR: its process was killed" in capsys.readouterr().err
+    monkeypatch.setattr(run, "spread", spread)
+    assert run.main(["--table", str(tmp_path / "table.csv")]) == 0
+
+
 def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "PROVED", "proved by others")
     assert run.main(["--table", str(tmp_path / "table.csv")]) == 0
