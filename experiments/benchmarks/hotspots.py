@@ -44,10 +44,8 @@ def profiled(work) -> dict:
     def own(event) -> float:
         return event.self_device_time_total or event.self_cpu_time_total
 
-    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
-    events = (
-        kernels or events
-    )  # on a GPU its kernels are what counts; an operation's device time is that of its kernels
+    # On a GPU its kernels are what counts: an operation's device time is that of its kernels once more.
+    events = [event for event in events if event.device_type == DeviceType.CUDA] or events
     first = sorted(events, key=own, reverse=True)[:8]
     total = sum(own(event) for event in events) / 1e6
     return {
