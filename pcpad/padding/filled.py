@@ -33,9 +33,7 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
             f"padding mode {mode!r} is not known to this process: call pcpad.register_padding first, as where the "
             f"model was converted; known are {', '.join(FILLERS)}"
         )
-    top, bottom, left, right = pads
-    smallest = FILLERS[mode].smallest
-    need = (smallest(max(top, bottom)), smallest(max(left, right)))
+    need = FILLERS[mode].smallest_map(pads)
     if x.shape[-2] < need[0] or x.shape[-1] < need[1]:
         if on_small == "raise":
             where = f"layer {layer!r}" if layer else "a convolution"

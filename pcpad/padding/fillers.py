@@ -25,6 +25,11 @@ class Filler:
     pad: Callable[[Tensor, Pads], Tensor]
     smallest: Callable[[int], int] = lambda pad: 1
 
+    def smallest_map(self, pads: Pads) -> tuple[int, int]:
+        """The smallest map ``(height, width)`` that can fill these pads, in pixels; at least one."""
+        top, bottom, left, right = pads
+        return max(1, self.smallest(max(top, bottom))), max(1, self.smallest(max(left, right)))
+
 
 def by_torch(mode: str) -> Callable[[Tensor, Pads], Tensor]:
     """``F.pad`` with one of its modes, in the image's dtype.

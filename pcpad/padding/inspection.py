@@ -218,8 +218,7 @@ def pads_at(conv: nn.Conv2d, size: tuple[int, int]) -> Pads:
 
 def smallest_map(pads: Pads, mode: str) -> tuple[int, int]:
     """The smallest map whose pads a mode can fill."""
-    need = FILLERS[mode].smallest if mode in FILLERS else lambda _: 1
-    return (max(1, need(max(pads[:2]))), max(1, need(max(pads[2:]))))
+    return FILLERS[mode].smallest_map(pads) if mode in FILLERS else (1, 1)
 
 
 def inspect(

@@ -155,6 +155,15 @@ def test_a_mode_that_needs_room(registries):
         conv(torch.zeros(1, 1, 1, 2))
 
 
+def test_the_least_map_has_a_pixel():
+    """A kernel of one row has no pad above, which circular padding could fill from nothing."""
+    conv = nn.Conv2d(1, 1, (1, 7), padding=(0, 3))
+    pcpad.convert(conv, "circular")
+    with pytest.raises(ValueError, match=r"its input map is 2x2 .* need at least 1x3; "):
+        conv(torch.zeros(1, 1, 2, 2))
+    assert conv(torch.zeros(1, 1, 1, 3)).shape == (1, 1, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "pad", "error"), [("a-b", ones, ValueError), ("", ones, ValueError), ("x", 1, TypeError)]
 )
