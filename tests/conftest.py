@@ -107,3 +107,16 @@ def pytest_sessionfinish(session, exitstatus):
     """Having nothing left to do is a success."""
     if session.config.getoption("--done") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.fixture
+def registries():
+    """What a test adds to the padding modes is gone after it."""
+    from pcpad.padding.fillers import FILLERS
+    from pcpad.padding.modes import PADDING_MODES
+
+    kept = dict(PADDING_MODES), dict(FILLERS)
+    yield
+    for registry, before in zip((PADDING_MODES, FILLERS), kept, strict=True):
+        registry.clear()
+        registry.update(before)

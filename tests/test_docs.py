@@ -80,7 +80,7 @@ def test_the_pictures_show_the_formula():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_examples_run_and_print_what_they_say(page, capsys):
+def test_examples_run_and_print_what_they_say(page, registries, capsys):
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         exec(compile(block, page.name, "exec"), names)

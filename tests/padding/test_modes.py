@@ -106,16 +106,6 @@ def test_a_map_that_is_too_small():
     assert pcpad.inspect(nn.Sequential(conv), "symmetric", 8, channels=1).smallest_input == 3
 
 
-@pytest.fixture
-def registries():
-    """What a test adds to the modes is gone after it."""
-    kept = dict(pcpad.PADDING_MODES), dict(FILLERS)
-    yield
-    for registry, before in zip((pcpad.PADDING_MODES, FILLERS), kept, strict=True):
-        registry.clear()
-        registry.update(before)
-
-
 def ones(x, pads):
     top, bottom, left, right = pads
     return nn.functional.pad(x, (left, right, top, bottom), value=1.0)
