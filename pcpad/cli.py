@@ -3,7 +3,9 @@
 import contextlib
 import os
 import select
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pcpad.arguments import COMMANDS, adapt_arguments, parse, train_settings
@@ -147,7 +149,8 @@ def run(command: str, rest: list[str]) -> int:
         elif command == "border":
             from pcpad.evaluation.border.border import border
 
-            border(settings)
+            with sigterm_as_interrupt():  # so that a folder without a result goes again
+                border(settings)
         elif command == "data check":
             from pcpad.data.check import check
 
@@ -193,6 +196,16 @@ def run(command: str, rest: list[str]) -> int:
             raise
         return fail("the GPU has too little memory: lower --batch_size, or use --amp bf16", 1)
     return 0
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM be what Ctrl-C is."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def start_training(settings: TrainSettings, argv: list[str]) -> int:

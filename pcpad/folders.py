@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LEAST_FREE = 64
@@ -51,9 +51,39 @@ def remove_empty(folders: list[Path]) -> None:
 
 def reason(path: Path, error: BaseException) -> str:
     """Why a write failed, with the space left where that is near nothing."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error)
     try:
         room = os.statvfs(path.parent)
     except OSError:
-        return str(error)
+        return text
     free = room.f_bavail * room.f_frsize / 2**20
-    return f"the disk is full ({free:.0f} MiB free)" if free < LEAST_FREE else f"{error} ({free:.0f} MiB free)"
+    return f"the disk is full ({free:.0f} MiB free)" if free < LEAST_FREE else f"{text} ({free:.0f} MiB free)"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new one, never a part.
+
+    Raises:
+        OSError: it could not be written; names the file and the free space.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text, newline="")
+        os.replace(temporary, path)
+    except OSError as error:
+        why = reason(path, error)  # before the room that the temporary file took is free again
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(f"{path} could not be written: {why}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, its newlines as they are.
+
+    Raises:
+        ValueError: it is no UTF-8; names the file and the place. OSError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}: {error.reason})") from None

@@ -19,7 +19,7 @@ STOREYS = [
     {"data", "constructors", "models", "probe", "weights"},
     {"ragged"},
     {"padding"},
-    {"config", "environment", "folders", "lock", "progress", "statistics", ""},
+    {"config", "environment", "folders", "lines", "lock", "progress", "statistics", ""},
 ]
 
 

@@ -28,7 +28,7 @@ from pcpad import models
 from pcpad.config import EvalSettings
 from pcpad.config.images import DataSettings
 from pcpad.environment import pick_device
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from pcpad.evaluation.run import evaluate
 
 

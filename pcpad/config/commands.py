@@ -75,6 +75,8 @@ class EvalSettings:
         for one, many in (("padding", "paddings"), ("size", "sizes")):
             if getattr(self, one) is not None and getattr(self, many) is not None:
                 raise ValueError(f"give --{one} or --{many}, not both")
+            listed = getattr(self, many)
+            check(listed is None or listed.strip(), many, listed, "one or more with commas between them")
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,7 @@ def open_for_training(name: str, imagenet_head: bool = False) -> DataSet:
         ValueError: a split is missing, a class folder is empty, or the splits have different classes; says which.
     """
     title, root = locate(name)
-    for split in ("train", "val"):
-        if not (root / split).is_dir():
-            raise ValueError(f"data {name}: no folder {root / split}; training needs train/<class>/ and val/<class>/")
+    splits_of(name, root)
     classes = class_folders(root / "train")
     refuse_flat(root, name)
     others = class_folders(root / "val")
@@ -127,6 +125,13 @@ def open_for_training(name: str, imagenet_head: bool = False) -> DataSet:
     for split, images in splits.items():
         check_count(root, split, images, name)
     return DataSet(title, tuple(classes), **splits)
+
+
+def splits_of(name: str, root: Path) -> None:
+    """Raise ValueError unless the folder of a data set has what training needs."""
+    for split in SPLITS:
+        if not (root / split).is_dir():
+            raise ValueError(f"data {name}: no folder {root / split}; training needs train/<class>/ and val/<class>/")
 
 
 def refuse_flat(root: Path, name: str) -> None:

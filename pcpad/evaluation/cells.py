@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,12 @@ from pcpad.config import digest
 from pcpad.data.batch import EvalTransform
 from pcpad.data.native import NativeTransform, native_transform
 from pcpad.evaluation.counts import Tally
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_reasons, read_records
+from pcpad.evaluation.predictions import DAMAGE, hits
 from pcpad.evaluation.subject import Subject, options
 from pcpad.evaluation.variants import Size, variant
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.probe import probe, probe_native, refuse_filling
-from pcpad.training.logbook import read_lines
 
 SAME = ("settings_digest", "manifest_digest", "run", "run_digest", "weights_digest", "checkpoint", "step")
 """Fields of a record that are alike where it is of the same cell."""
@@ -85,17 +83,11 @@ def possible(
 
 
 def recorded(folder: Path, cell: Cell) -> dict | None:
-    """The newest record of a cell in a folder, with the predictions beside it."""
+    """The newest record of a cell in a folder, with the predictions beside it; without them it is to be done again."""
     for record in reversed(read_records(folder)):
-        if all(record.get(key) == cell.facts.get(key) for key in SAME) and (folder / record["predictions"]).is_file():
+        if all(record.get(key) == cell.facts.get(key) for key in SAME) and hits(folder, record) is not None:
             return record
     return None
-
-
-def hits(folder: Path, record: dict) -> np.ndarray:
-    """Whether each image of a record was right: bool ``(n,)``, in the order of the manifest."""
-    with np.load(folder / record["predictions"]) as kept:
-        return kept["top5"][:, 0] == kept["label"]
 
 
 class Shelf:
@@ -120,9 +112,8 @@ class Shelf:
 
     def load(self, cell: Cell) -> None:
         """Go on from what was kept; a damaged file counts as none."""
-        damage = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)
         with (
-            contextlib.suppress(FileNotFoundError, *damage),
+            contextlib.suppress(FileNotFoundError, *DAMAGE),
             open(self.path(cell), "rb") as file,
             np.load(file) as kept,
         ):
@@ -140,12 +131,12 @@ def write_reasons(folder: Path, subject: Subject, reasons: dict[tuple[str, str],
         done: padding mode and size of cells that it can do, of which no line stays.
     """
     path = folder / "not_applicable.jsonl"
-    lines = read_lines(path) if path.is_file() else []
+    lines = read_reasons(folder)
     about = {"model": str(subject.name), "on_small": subject.on_small}
     new = [{**about, "padding": p, "size": size, "reason": text} for (p, size), text in reasons.items()]
     known = {(*about.values(), *cell) for cell in (*reasons, *done)}
     keys = (*about, "padding", "size")
-    kept = [line for line in lines if tuple({"on_small": "raise", **line}[key] for key in keys) not in known]
+    kept = [line for line in lines if tuple({"on_small": "raise", **line}.get(key) for key in keys) not in known]
     if new or kept != lines:
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))

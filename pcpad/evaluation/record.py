@@ -14,8 +14,9 @@ from pcpad.config import digest
 from pcpad.data.batch import EvalTransform
 from pcpad.environment import commit, hardware, versions
 from pcpad.evaluation.counts import Counts
+from pcpad.evaluation.fields import read_records
 from pcpad.folders import reason
-from pcpad.training.logbook import append_line, read_lines
+from pcpad.lines import append_line
 
 SCHEMA = 1
 """Version of the record."""
@@ -178,12 +179,6 @@ def rewind(folder: Path, step: int, evaluated: bool) -> None:
         for record in records:
             if record not in kept:
                 (folder / record["predictions"]).unlink(missing_ok=True)
-
-
-def read_records(folder: Path) -> list[dict]:
-    """All records of a folder, in the order they were written."""
-    path = folder / "records.jsonl"
-    return read_lines(path) if path.is_file() else []
 
 
 def percent(hits: int, n: int) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pcpad.evaluation.cells import hits
+from pcpad.evaluation.predictions import hits
 from pcpad.progress import say
 from pcpad.statistics import decimals, discordant, mcnemar, rounded, rounded_p, wilson
 
@@ -32,8 +32,9 @@ def show(records: list[dict], reasons: dict[tuple[str, str], str], trained: str 
     of_base = {record["size"]: hits(folder, record) for record in records if record["padding"] == base}
     tests = {}
     for record in records:
-        if record["padding"] != base and record["size"] in of_base:
-            gained, lost = discordant(hits(folder, record), of_base[record["size"]])
+        right, other = hits(folder, record), of_base.get(record["size"])
+        if record["padding"] != base and right is not None and other is not None:
+            gained, lost = discordant(right, other)
             p = rounded_p(mcnemar(gained, lost))
             points = rounded(100 * (gained - lost) / record["n"], decimals(None, 100 / record["n"]), True)
             tests[record["padding"], record["size"]] = f"{points} (p {p})"

@@ -115,8 +115,8 @@ def variant(transform: EvalTransform, size: Size) -> VariantTransform:
 
 
 def check_width(size: Size) -> None:
-    """Raise ValueError where the border of a variant leaves nothing of the image."""
-    if size.kind not in ("", "shift") and 2 * size.width >= size.pixels:
+    """Raise ValueError where the border of a variant, or a shift, leaves nothing of the image."""
+    if size.kind and (1 if size.kind == "shift" else 2) * size.width >= size.pixels:
         raise ValueError(f"{size.variant} leaves nothing of {size.pixels} pixels")
 
 
@@ -143,6 +143,11 @@ def view(transform: EvalTransform, images, index: Tensor):
     return KINDS[transform.kind](images, transform.width, index)
 
 
+def pixels(text: str) -> int:
+    """A number of pixels as it is typed, 0 for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
 def parse_sizes(text: str) -> list[Size]:
     """``"128,native:224,cut:16@224"`` to sizes, each once; raises ValueError for another text."""
     sizes = []
@@ -150,11 +155,11 @@ def parse_sizes(text: str) -> list[Size]:
         what, _, side = part.strip().rpartition("@")
         if not what:
             kind, _, side = side.rpartition(":")
-            good, size = kind in ("", "native"), Size(int(side) if side.isdigit() else 0, kind == "native")
+            good, size = kind in ("", "native"), Size(pixels(side), kind == "native")
         else:
             kind, _, width = what.partition(":")
-            good = kind in KINDS and width.isdigit() and int(width) > 0
-            size = Size(int(side) if side.isdigit() else 0, False, kind, int(width) if good else 0)
+            good = kind in KINDS and pixels(width) > 0
+            size = Size(pixels(side), False, kind, pixels(width))
         if not good or not size.pixels:
             raise ValueError(
                 "sizes must be positive integers, native:N for images of their own aspect ratio, or KIND:WIDTH@N with "

@@ -16,10 +16,10 @@ from pcpad.statistics import (
     rounded_p,
     wilson,
 )
+from pcpad.study.entries import NOT_APPLICABLE
 from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
 from pcpad.study.plan import Plan
-from pcpad.study.results import NOT_APPLICABLE
 from pcpad.study.training_table import half_of, loaders_of, same_images
 
 

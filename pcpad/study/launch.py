@@ -68,6 +68,7 @@ def run_study(settings: StudyRunSettings) -> int:
         say(line)
     if tasks:
         need_data(plan)
+        check_data(plan.data)
     with Asked() as asked:
         work(plan, tasks, slots, lambda task: training_task(task.run), outcome, asked)
         if not asked.times:
@@ -111,6 +112,13 @@ def need_data(plan: Plan) -> None:
         raise ValueError(f"study {plan.name} names no images: --data /path/with/train/and/val")
 
 
+def check_data(name: str) -> None:
+    """Raise ValueError where no training can find its images, before every run finds that out for itself."""
+    from pcpad.data.catalogue import locate, splits_of
+
+    splits_of(name, locate(name)[1])
+
+
 def chosen(plan: Plan, only: str | None) -> list[Run]:
     """The runs whose name matches; raises ValueError if none does."""
     runs = [run for run in plan.runs if only is None or fnmatch(run.name, only)]
@@ -125,10 +133,9 @@ def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
     jobs = settings.jobs or settings.gpus or 1
     slots: list[dict[str, str]] = [{} for _ in range(jobs)]
     if settings.gpus is not None:
+        check_gpus(settings.gpus)
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = [str(i) for i in range(settings.gpus)] if seen is None else [n for n in seen.split(",") if n]
-        if settings.gpus > len(names):
-            raise ValueError(f"gpus={settings.gpus}: CUDA_VISIBLE_DEVICES={seen} shows {len(names)}")
         for i, slot in enumerate(slots):
             slot["CUDA_VISIBLE_DEVICES"] = names[i % settings.gpus]
     if jobs > 1:
@@ -137,6 +144,16 @@ def slots_of(settings: StudyRunSettings) -> list[dict[str, str]]:
             slot["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))
             slot["PCPAD_WORKERS"] = str(max(1, cores // jobs))
     return slots
+
+
+def check_gpus(wanted: int) -> None:
+    """Raise ValueError unless there are so many GPUs."""
+    import torch
+
+    found, seen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted > found:
+        where = "on this machine" if seen is None else f"in CUDA_VISIBLE_DEVICES={seen}"
+        raise ValueError(f"gpus={wanted}: torch finds {found} {where}; --jobs N runs N at a time without a GPU each")
 
 
 def training_tasks(plan: Plan, runs: list[Run], states: dict[str, State]) -> list[Task]:

@@ -5,9 +5,10 @@ from collections import Counter
 
 from pcpad import lock
 from pcpad.progress import say
+from pcpad.study.entries import FILE
 from pcpad.study.grid import Run
 from pcpad.study.plan import Plan, load_plan
-from pcpad.study.results import FILE, missing_cells, results_of
+from pcpad.study.results import missing_cells, results_of
 from pcpad.study.states import CHANGED, DAMAGED, DONE, RECORDED, RUNNABLE, RUNNING, State, is_recorded
 
 
@@ -27,7 +28,7 @@ def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tu
     if plan.source is not None:
         say(f"they are those of {plan.source_call}, which trains them")
     if plan.cost is not None:
-        say(f"cost of what is to be run: {total:.1f} {plan.cost.unit} ({plan.cost.how})")
+        say(f"cost of what is to be run: {total:.{1 if total >= 1 else 2}f} {plan.cost.unit} ({plan.cost.how})")
     else:
         say("cost: not stated in the study")
     if plan.sizes:

@@ -1,8 +1,9 @@
 """Markdown that is made: tables, and their place in a README."""
 
-import os
 import re
 from pathlib import Path
+
+from pcpad.folders import read_text, write_whole
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 BAR = r"\|"
@@ -34,8 +35,7 @@ def put_into(readme: Path, text: str) -> bool:
     """
     if not readme.is_file():
         raise ValueError(f"there is no {readme}: write it, with the lines {BEGIN} and {END} where the tables belong")
-    with open(readme, newline="") as file:
-        content = file.read()
+    content = read_text(readme)
     if "\r\n" in content:
         text = text.replace("\n", "\r\n")
     break_ = "\r\n" if "\r\n" in content else "\n"
@@ -46,10 +46,3 @@ def put_into(readme: Path, text: str) -> bool:
     if made != content:
         write_whole(readme, made)
     return made != content
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, newline="")
-    os.replace(temporary, path)

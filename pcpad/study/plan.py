@@ -116,7 +116,10 @@ def load_plan(study: str, data: str | None = None) -> Plan:
             file,
             "evaluate: is missing: what to evaluate the runs of another study with",
         )
-        where = find(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
+        try:
+            where = find(str(folder.parent / source) if (folder.parent / source / FILE).is_file() else source)
+        except ValueError as error:
+            raise ValueError(f"{file}: from: {error}") from None
         taken = read(where / FILE).get("from")
         wrong(taken is None, file, f"from: {source!r} has no runs of its own, but those of {taken!r}")
         other = load_plan(str(where))

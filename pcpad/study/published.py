@@ -7,6 +7,8 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
 
+from pcpad.folders import read_text
+
 COLUMNS = ("network", "padding", "average", "diff", "stdev")
 FORMULAS = {"n - 1": -1, "n": 0, "n + 1": 1}
 """What the sum of squares was divided by, as text and as what is added to n."""
@@ -81,22 +83,23 @@ def read_published(path: Path, baseline: str) -> list[Published]:
     Raises:
         ValueError: a column is missing, a line has no numbers, or a network has no baseline; names it.
     """
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in (*COLUMNS, "run1") if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}")
-        names = [name for name in reader.fieldnames if name.startswith("run")]
-        rows = []
-        for number, line in enumerate(reader, 2):
-            try:
-                runs = tuple(Decimal(line[name]) for name in names if line[name])
-                printed = [Decimal(line[name]) if line[name] else None for name in COLUMNS[2:]]
-            except (InvalidOperation, TypeError):
-                raise ValueError(f"{path}, line {number}, holds what is no number") from None
-            if not runs:
-                raise ValueError(f"{path}, line {number}, has no runs")
-            rows.append((line["network"], line["padding"], runs, printed))
+    reader = csv.DictReader(read_text(path).splitlines())
+    missing = [name for name in (*COLUMNS, "run1") if name not in (reader.fieldnames or [])]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}")
+    names = [name for name in reader.fieldnames if name.startswith("run")]
+    rows = []
+    for number, line in enumerate(reader, 2):
+        try:
+            runs = tuple(Decimal(line[name]) for name in names if line[name])
+            printed = [Decimal(line[name]) if line[name] else None for name in COLUMNS[2:]]
+            if not all(value is None or value.is_finite() for value in (*runs, *printed)):
+                raise InvalidOperation
+        except (InvalidOperation, TypeError):
+            raise ValueError(f"{path}, line {number}, holds what is no number") from None
+        if not runs:
+            raise ValueError(f"{path}, line {number}, has no runs")
+        rows.append((line["network"], line["padding"], runs, printed))
     baselines = {network: runs for network, padding, runs, _ in rows if padding == baseline}
     lone = [network for network, *_ in rows if network not in baselines]
     if lone:

@@ -2,8 +2,6 @@
 
 import fcntl
 import json
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,63 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from pcpad.config import to_dict
+from pcpad.evaluation.fields import read_reasons, read_records
+from pcpad.evaluation.predictions import hits
+from pcpad.folders import read_text, write_whole
+from pcpad.lines import NOTHING, NUMBER, TEXT, TRUTH, WHOLE, append_line, read_lines, wrong_field
+from pcpad.study.entries import FILE, NOT_APPLICABLE, key_of, read_results
 from pcpad.study.grid import Run
-from pcpad.study.markdown import write_whole
 from pcpad.study.plan import Plan
-from pcpad.study.states import DONE, State, is_recorded, records_of, state_of
-from pcpad.training.logbook import append_line, read_lines
+from pcpad.study.states import DONE, State, is_recorded, state_of
 
-FILE = "results.jsonl"
 LAUNCHES = "launches.jsonl"
 JOBS = "jobs"
 """Folder beside it, with the launches of a cluster's jobs."""
-NOT_APPLICABLE = "not applicable"
-"""Status of an evaluation that the model cannot do: padding that its maps are too small for."""
-
-
-NEEDED = {
-    ("run", "done"): {"top1", "n", "settings_digest", "record"},
-    ("run", "failed"): {"exit_code", "error"},
-    ("evaluation", "done"): {"padding_evaluated", "size", "top1", "n", "run_digest", "record"},
-    ("evaluation", "failed"): {"exit_code", "error"},
-    ("evaluation", NOT_APPLICABLE): {"padding_evaluated", "size", "reason", "run_digest"},
-}
-"""What an entry has to hold, by its kind and status."""
-
-
-def key_of(entry: dict) -> tuple:
-    """What an entry is of; there is one entry of each."""
-    return entry["kind"], entry["name"], entry.get("padding_evaluated"), entry.get("size")
-
-
-def read_results(folder: Path) -> list[dict]:
-    """The entries of a study's results; empty if there are none yet.
-
-    Raises:
-        ValueError: a line is damaged; names it.
-    """
-    path = folder / FILE
-    entries: dict[tuple, dict] = {}
-    lines: dict[tuple, int] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
-        try:
-            entry = json.loads(line)
-            key = key_of(entry)
-            lacks = NEEDED[entry["kind"], entry["status"]] - set(entry)
-            if lacks:
-                raise ValueError(f"there is no {' and no '.join(sorted(lacks))} in it")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}, is damaged ({error}): remove the line; what is still in the run's folder "
-                "is collected again"
-            ) from None
-        if entries.setdefault(key, entry) != entry:
-            what = " ".join(str(part) for part in key if part)
-            raise ValueError(
-                f"{path}, lines {lines[key]} and {number}, are of the same {what} and differ: remove one of them"
-            )
-        lines.setdefault(key, number)
-    return list(entries.values())
+LAUNCH = {"name": TEXT, "task": TEXT, "time": TEXT, "resumed": TRUTH, "exit_code": WHOLE, "seconds": NUMBER}
+LAUNCH |= {"error": TEXT | NOTHING, "log": TEXT}
+"""What a line of the launches has to hold."""
 
 
 def results_of(plan: Plan) -> dict[tuple, dict]:
@@ -99,7 +55,7 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         lines = sorted(entries.values(), key=lambda e: (order.get(e["name"], len(order)), e["kind"] != "run"))
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
         path = plan.folder / FILE
-        if text != (path.read_text() if path.is_file() else ""):  # as text: a loss that is nan equals no other
+        if text != (read_text(path) if path.is_file() else ""):  # as text: a loss that is nan equals no other
             write_whole(path, text)
     return list(entries.values())
 
@@ -199,7 +155,7 @@ def evaluations_of(plan: Plan, run: Run, state: State) -> dict[tuple[str, str], 
     of a study.
     """
     last, found = state.history[-1], {}
-    for record in records_of(run.folder):
+    for record in read_records(run.folder):
         same = record.get("run") == state.about["id"] and record.get("step") == last["step"]
         if same and record["checkpoint"] == "last" and on_images_of(plan, record, last) and plainly(run, record, last):
             found[record["padding"], record["size"]] = record
@@ -273,9 +229,7 @@ def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple,
 
 def not_applicable(run: Run) -> list[tuple[str, str, str]]:
     """Padding, size and reason of each cell that pcpad eval has found a run's model cannot do with its settings."""
-    path = run.folder / "not_applicable.jsonl"
-    lines = read_lines(path) if path.is_file() else []
-    own = [line for line in lines if line.get("on_small", "raise") == run.settings.on_small]
+    own = [line for line in read_reasons(run.folder) if line.get("on_small", "raise") == run.settings.on_small]
     return [(line["padding"], line["size"], line["reason"]) for line in own]
 
 
@@ -291,20 +245,12 @@ def missing_cells(plan: Plan, run: Run, entries: dict[tuple, dict]) -> list[tupl
 
 def paired(folder: Path, record: dict, other: dict) -> dict | None:
     """How many images only one of two evaluations has right; None where the predictions are not at hand."""
-    import numpy as np
-
     from pcpad.statistics import discordant
 
-    if record["manifest_digest"] != other["manifest_digest"]:
+    right = [hits(folder, one) for one in (record, other)]
+    if record["manifest_digest"] != other["manifest_digest"] or any(one is None for one in right):
         return None
-    right = []
-    try:
-        for one in (record, other):
-            with open(folder / one["predictions"], "rb") as file, np.load(file) as content:
-                right.append((content["top5"][:, 0] == content["label"]).tolist())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):  # not there, or damaged
-        return None
-    this, that = discordant(*right)
+    this, that = discordant(*(one.tolist() for one in right))
     return {"with": other["padding"], "only_this": this, "only_other": that}
 
 
@@ -315,8 +261,13 @@ def read_launches(plan: Plan) -> list[dict]:
     """
     folder = Path("runs", plan.name)
     paths = [folder / LAUNCHES, *sorted(folder.glob(f"{JOBS}/*.jsonl"))]
-    lines = [line for path in paths if path.is_file() for line in read_lines(path)]
-    return sorted(lines, key=lambda line: line.get("time", ""))
+    lines = [line for path in paths if path.is_file() for line in read_lines(path, wrong_in_launch)]
+    return sorted(lines, key=lambda line: line["time"])
+
+
+def wrong_in_launch(line: dict) -> str | None:
+    """What is wrong with a line of the launches, in words, or None."""
+    return wrong_field(line, LAUNCH)
 
 
 def note_launch(plan: Plan, line: dict) -> None:

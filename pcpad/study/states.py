@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcpad import lock
+from pcpad.evaluation.fields import read_records
 from pcpad.study.grid import Run, differences_from
-from pcpad.training.logbook import read_lines
 
 DONE, RECORDED, MISSING, RUNNING = "done", "recorded", "missing", "running"
 INTERRUPTED, BEGUN, CHANGED, DAMAGED = "interrupted", "begun", "changed", "damaged"
@@ -80,14 +80,8 @@ def is_recorded(run: Run, entry: dict | None) -> bool:
 
 def epochs_of(folder: Path, run_id: str) -> list[dict]:
     """The records of a run's epochs in order; of an epoch that was evaluated again after a stop, the later one."""
-    own = [r for r in records_of(folder) if r.get("checkpoint") == "epoch" and r.get("run") == run_id]
+    own = [r for r in read_records(folder) if r.get("checkpoint") == "epoch" and r.get("run") == run_id]
     return [record for _, record in sorted({record["step"]: record for record in own}.items())]
-
-
-def records_of(folder: Path) -> list[dict]:
-    """All records of a folder; raises ValueError for a damaged line."""
-    path = folder / "records.jsonl"
-    return read_lines(path) if path.is_file() else []
 
 
 def holder_of(folder: Path) -> str | None:

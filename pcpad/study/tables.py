@@ -3,9 +3,10 @@
 import csv
 import io
 
+from pcpad.folders import write_whole
 from pcpad.progress import say
 from pcpad.study.cross_table import cross_table, resolution_table
-from pcpad.study.markdown import code, put_into, write_whole
+from pcpad.study.markdown import code, put_into
 from pcpad.study.plan import Plan, load_plan
 from pcpad.study.results import collect
 from pcpad.study.states import REFUSED, state_of
@@ -53,7 +54,9 @@ def make_tables(study: str) -> None:
     refused = [(run, state) for run in plan.runs if (state := state_of(run)).kind in REFUSED]
     if refused:
         run, state = refused[0]
-        say(f"left out: {len(refused)} runs whose folders are changed or damaged; {run.folder}: {state.detail}")
+        runs = "1 run whose folder is" if len(refused) == 1 else f"{len(refused)} runs whose folders are"
+        told = f"not looked at: {runs} changed or damaged; what the results have of them stays"
+        say(f"{told}; {run.folder}: {state.detail}")
 
 
 def tables_of(plan: Plan, entries: list[dict]) -> tuple[str, list[dict]]:

@@ -247,6 +247,7 @@ def published_table(plan: Plan) -> tuple[str, list[dict]]:
                 line.network,
                 line.padding,
                 " ".join(f"{run:.3f}" for run in line.runs),
+                str(len(line.runs)),
                 rounded(float(line.exact_average), 3),
                 rounded(deviation(line.values), 3),
                 *difference,
@@ -256,8 +257,8 @@ def published_table(plan: Plan) -> tuple[str, list[dict]]:
         )
         label = Cell((f"published/{line.network}", "{}"), line.padding, (), ())
         numbers.append(row_of(label, "published", line.values, comparison and (comparison, p_holm)))
-    head = ["network", "padding", "runs", "mean", "deviation", f"difference to {plan.baseline}", "95% interval", "p"]
-    head += ["p (Holm)", "printed average", "printed difference", "printed deviation"]
+    head = ["network", "padding", "runs", "n", "mean", "deviation", f"difference to {plan.baseline}", "95% interval"]
+    head += ["p", "p (Holm)", "printed average", "printed difference", "printed deviation"]
     told = (
         "The published runs, best epoch, in percent, recomputed: deviation of the sample (n - 1) for every line, "
         f"Welch's test, Holm over the {len(others)} comparisons. Beside them what is printed: † is not the exact value "

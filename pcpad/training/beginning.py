@@ -3,7 +3,8 @@
 import torch
 
 from pcpad.evaluation.counts import Counts, Interrupted
-from pcpad.evaluation.record import percent, read_records, write_record
+from pcpad.evaluation.fields import read_records
+from pcpad.evaluation.record import percent, write_record
 from pcpad.padding import convert
 from pcpad.progress import Progress, say
 from pcpad.training.adapting import batch_norms, batch_statistics, shift_statistics

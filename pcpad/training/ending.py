@@ -4,7 +4,8 @@ import numpy as np
 from torch import nn
 
 from pcpad.evaluation.counts import Counts, Interrupted, count
-from pcpad.evaluation.record import make_record, percent, read_records, write_record
+from pcpad.evaluation.fields import read_records
+from pcpad.evaluation.record import make_record, percent, write_record
 from pcpad.models import is_path
 from pcpad.padding.modes import power_of
 from pcpad.progress import Progress, say

@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from pcpad.folders import reason
+from pcpad.lines import COUNT, append_line, read_lines, wrong_field
 
 
 class Logbook:
@@ -23,7 +23,7 @@ class Logbook:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self.file = folder / "metrics.jsonl"
         if self.file.exists():
-            kept = [entry for entry in read_lines(self.file) if entry["step"] <= step]
+            kept = [entry for entry in read_lines(self.file, wrong_in_metrics) if entry["step"] <= step]
             temporary = self.file.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
             temporary.replace(self.file)
@@ -44,38 +44,9 @@ class Logbook:
         self.writer.close()
 
 
-def append_line(path: Path, entry: dict) -> None:
-    """Add an entry to a file of JSON lines; a line that was cut off while it was written makes room for it.
-
-    Raises:
-        OSError: it could not be written; names the file and the free space.
-    """
-    try:
-        with open(path, "a+b") as file:
-            end = file.tell()
-            file.seek(max(end - 1, 0))
-            if file.read(1) not in (b"", b"\n"):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(entry).encode() + b"\n")
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {reason(path, error)}") from error
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The entries of a file of JSON lines; a last line that was cut off while it was written is left out."""
-    lines = path.read_text().splitlines()
-    entries = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError(f"a {type(entry).__name__} in place of an object")
-            entries.append(entry)
-        except ValueError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}, is damaged ({error}); remove that line") from error
-    return entries
+def wrong_in_metrics(entry: dict) -> str | None:
+    """What is wrong with a line of ``metrics.jsonl``, in words, or None."""
+    return wrong_field(entry, {"step": COUNT})
 
 
 def flatten(settings: dict, prefix: str = "") -> dict:

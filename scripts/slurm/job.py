@@ -68,7 +68,7 @@ class Command(Checkpointable):
         """Note how the command has ended, where a study collects it: once a job, by its first node."""
         if self.note is None or not is_main():
             return
-        from pcpad.training.logbook import append_line
+        from pcpad.lines import append_line
 
         failed = code not in (0, *STOPS)
         killed = f"killed by {signal.Signals(-code).name}; " if code < 0 else ""

@@ -9,7 +9,8 @@ from torch import nn
 
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.evaluation.counts import Tally, count
-from pcpad.evaluation.record import make_record, read_records, write_record
+from pcpad.evaluation.fields import read_records
+from pcpad.evaluation.record import make_record, write_record
 from pcpad.evaluation.run import parse_paddings
 from pcpad.evaluation.variants import Size, parse_sizes
 from pcpad.padding import PADDING_MODES

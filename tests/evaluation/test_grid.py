@@ -12,7 +12,7 @@ from pcpad.cli import main
 from pcpad.evaluation import run
 from pcpad.evaluation.cells import reasons_text
 from pcpad.evaluation.counts import Tally
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from tests.evaluation.test_native import network
 
 
@@ -179,6 +179,29 @@ def test_a_damaged_tally_counts_as_none(call, tmp_path, content):
     assert call("new", padding="zeros", size=48) == 0
     assert not list((tmp_path / "new/records").glob("unfinished-*"))
     assert predictions(tmp_path / "new", read_records(tmp_path / "new")[0]) == predictions(tmp_path / "out", record)
+
+
+@pytest.mark.parametrize("keep", [0, 200, None])
+def test_a_cell_whose_predictions_are_damaged_is_done_again(call, tmp_path, capsys, keep):
+    """Empty, cut off, or of other images; the other cell stays."""
+    argv = ("--paddings=zeros,partial", "--sizes=32")
+    assert call(tmp_path / "out", *argv) == 0
+    records = read_records(tmp_path / "out")
+    file, other = (tmp_path / "out" / record["predictions"] for record in records)
+    whole = file.read_bytes()
+    if keep is None:
+        np.savez_compressed(file, index=np.arange(3), label=np.zeros(3, int), top5=np.zeros((3, 2), int))
+    else:
+        file.write_bytes(whole[:keep])
+    capsys.readouterr()
+    assert call(tmp_path / "out", *argv) == 0
+    out = capsys.readouterr().out
+    assert out.count("done before") == 1
+    assert "against zeros on the same images" in out
+    again = read_records(tmp_path / "out")
+    assert [record["padding"] for record in again] == ["zeros", "partial", "zeros"]
+    assert again[2]["top1"] == records[0]["top1"]
+    assert other.is_file()
 
 
 def test_a_size_that_no_padding_can_do_is_an_error(call, tmp_path, capsys):

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as F
 
 import pcpad
 from pcpad.cli import main
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from tests.zoo.redraw import redraw
 
 
@@ -76,6 +76,8 @@ def test_mistakes(folder, tmp_path, capsys):
     for options, message in {
         ("--sizes=native:0",): "sizes must be positive integers, native:N",
         ("--sizes=own:64",): "sizes must be positive integers, native:N",
+        ("--sizes=²",): "sizes must be positive integers, native:N",
+        ("--sizes=cut:²@64",): "sizes must be positive integers, native:N",
         (
             "--sizes=native:64",
             "--paddings=reflect",

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pcpad.cli import main
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from tests.zoo import oracle
 
 MODEL = "tf_efficientnet_lite0"

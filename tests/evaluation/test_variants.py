@@ -10,7 +10,8 @@ from torchvision.transforms import functional as F
 
 import pcpad
 from pcpad.cli import main
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
+from pcpad.evaluation.variants import check_width, parse_sizes
 from tests.evaluation.test_native import network
 
 SIZES = ["64", "cut:10@64", "blank:5@64", "noise:7@64", "blur:8@64", "shift:3@64", "shift:40@64"]
@@ -100,5 +101,8 @@ def test_a_border_that_leaves_nothing(folder, tmp_path, capsys):
     argv = ["eval", "--model=timm/test_resnet", f"--weights={tmp_path}/weights.pth", f"--data={folder}"]
     assert main([*argv, "--sizes=cut:32@64", f"--out={tmp_path}/out"]) == 1
     assert "cut:32@64 leaves nothing of 64 pixels" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="shift:1000000@64 leaves nothing of 64 pixels"):
+        check_width(*parse_sizes("shift:1000000@64"))
+    check_width(*parse_sizes("shift:63@64"))
     assert main([*argv, "--paddings=zeros,reflect", "--sizes=cut:30@64", f"--out={tmp_path}/out"]) == 0
     assert "reflect at cut:30@64: not applicable" in capsys.readouterr().out  # 4 pixels are too few

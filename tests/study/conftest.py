@@ -58,6 +58,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(launch, "load_plan", load_and_tell)
     monkeypatch.setattr(launch, "check_names", lambda plan: None)  # takes seconds; test_plan looks names up
+    monkeypatch.setattr(launch, "check_data", lambda name: None)
     monkeypatch.setattr(children, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake.py"))))
     return lambda **told: Path("fake.json").write_text(json.dumps(told))
 
@@ -73,7 +74,8 @@ def finished(write):
         (run.folder / "records").mkdir(parents=True)
         (run.folder / "run.json").write_text(json.dumps(about | {"versions": {"torch": "2"}, "commit": "c0ffee"}))
         shared = {"run": run.name, "n": 4, "top5": None, "loss": 0.5, "size": "32", "loader": "torchvision"}
-        shared |= {"manifest_digest": "m", "run_digest": about["settings_digest"]}
+        shared |= {"manifest_digest": "m", "run_digest": about["settings_digest"], "settings_digest": "s"}
+        shared |= {"schema": 1, "model": run.model}
         lines = [{"checkpoint": "epoch", "step": step, "top1": step // 3, "padding": run.padding} for step in (3, 6)]
         for padding, top in (("zeros", [0, 1, 1, 0]), ("partial", [0, 0, 0, 1])):
             file = f"records/{padding}.npz"

@@ -17,8 +17,11 @@ from pathlib import Path
 
 def record(run_id: str, settings: dict, step: int, top1: int) -> dict:
     return {
+        "schema": 1,
         "run": run_id,
         "checkpoint": "epoch",
+        "model": settings["model"],
+        "settings_digest": "d",
         "step": step,
         "n": 100,
         "top1": top1,

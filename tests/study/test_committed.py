@@ -1,5 +1,6 @@
 """The studies of the repository: their tables are those that today's code makes of their records."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_the_figures_are_those_of_the_records(name, copy):
 def test_another_number_gives_another_table(copy):
     file = copy / "cifar10/results.jsonl"
     lines = file.read_text().splitlines()
-    lines[0] = lines[0].replace('"top1":[', '"top1":[1')
+    entry = json.loads(lines[0])
+    entry["top1"][-1] -= 100
+    lines[0] = json.dumps(entry, separators=(",", ":"))
     file.write_text("\n".join(lines) + "\n")
     make_tables("cifar10")
     assert (copy / "cifar10/README.md").read_text() != (HOME / "cifar10/README.md").read_text()

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from pcpad.cli import main
 from pcpad.config import StudyRunSettings
 from pcpad.study import launch
+from pcpad.study.entries import read_results
 from pcpad.study.launch import run_study, slots_of
 from pcpad.study.plan import load_plan
-from pcpad.study.results import read_results
 from pcpad.study.states import BEGUN, CHANGED, DAMAGED, DONE, INTERRUPTED, MISSING, RUNNING, state_of
 from pcpad.study.tables import tables_of
 from tests.study.conftest import TINY
@@ -280,6 +282,8 @@ def test_each_of_several_processes_has_its_gpu_and_its_cores(write, fake, monkey
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    names = lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names()))
     assert slots_of(StudyRunSettings("x")) == [{}]
     assert slots_of(StudyRunSettings("x", gpus=1)) == [{"CUDA_VISIBLE_DEVICES": "0"}]
     four = slots_of(StudyRunSettings("x", gpus=2, jobs=4))
@@ -287,17 +291,32 @@ def test_each_of_several_processes_has_its_gpu_and_its_cores(write, fake, monkey
     assert {slot["OMP_NUM_THREADS"] for slot in four} == {"2"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_of(StudyRunSettings("x", gpus=2))] == ["5", "GPU-7"]
-    with pytest.raises(ValueError, match="gpus=3: CUDA_VISIBLE_DEVICES=5,GPU-7 shows 2"):
+    with pytest.raises(ValueError, match="gpus=3: torch finds 2 in CUDA_VISIBLE_DEVICES=5,GPU-7; --jobs N"):
         slots_of(StudyRunSettings("x", gpus=3))
     with monkeypatch.context() as hidden:
-        hidden.setenv("CUDA_VISIBLE_DEVICES", "")
-        with pytest.raises(ValueError, match="gpus=1: CUDA_VISIBLE_DEVICES= shows 0"):
+        hidden.delenv("CUDA_VISIBLE_DEVICES")
+        hidden.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(ValueError, match="gpus=1: torch finds 0 on this machine; --jobs N"):
             slots_of(StudyRunSettings("x", gpus=1))
     write(**DATA)
     assert go(gpus=2) == 0
     assert sorted(call["seen"]["CUDA_VISIBLE_DEVICES"] for call in calls()) == ["5", "GPU-7"]
     assert all(call["seen"]["OMP_NUM_THREADS"] == "4" for call in calls())
     assert all(call["argv"][-2:] == ["--data.workers", "4"] for call in calls())
+
+
+def test_images_that_are_not_there_are_named_before_anything_starts(write, tmp_path, monkeypatch, capsys):
+    """Once, and not by each run; no failure is noted."""
+    folder = write()
+    monkeypatch.setattr(launch, "check_names", lambda plan: None)
+    (tmp_path / "flat/train").mkdir(parents=True)
+    for data, message in (("/nowhere/at/all", "is neither textures"), (str(tmp_path / "flat"), "no folder")):
+        assert main(["study", "run", "tiny", "--data", data]) == 1
+        error = capsys.readouterr().err
+        assert f"data {data}" in error.replace("'", "")
+        assert message in error
+    assert not Path("runs").exists()
+    assert not (folder / "results.jsonl").exists()
 
 
 def test_a_real_run(write, stripes, monkeypatch):

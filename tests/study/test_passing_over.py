@@ -12,9 +12,10 @@ import pytest
 
 from pcpad.config import StudyRunSettings
 from pcpad.study import launch
+from pcpad.study.entries import read_results
 from pcpad.study.launch import run_study
 from pcpad.study.plan import load_plan
-from pcpad.study.results import missing_cells, note_launch, read_launches, read_results, results_of
+from pcpad.study.results import missing_cells, note_launch, read_launches, results_of
 from pcpad.study.states import INTERRUPTED
 from pcpad.study.tables import tables_of
 from tests.study.test_launch import DATA, PARTIAL, ZEROS, calls, go, states
@@ -25,11 +26,12 @@ EVALUATE = {"paddings": ["zeros", "partial"], "sizes": [32]}
 def test_launches_go_on_after_a_line_that_was_cut(write):
     write(**DATA)
     plan = load_plan("tiny")
-    note_launch(plan, {"name": "a"})
+    about = {"task": "train", "time": "1", "resumed": False, "exit_code": 0, "seconds": 1, "error": None, "log": "l"}
+    note_launch(plan, {"name": "a", **about})
     with open("runs/tiny/launches.jsonl", "a") as file:
         file.write('{"name": "b"')
-    note_launch(plan, {"name": "c"})
-    assert read_launches(plan) == [{"name": "a"}, {"name": "c"}]
+    note_launch(plan, {"name": "c", **about})
+    assert [line["name"] for line in read_launches(plan)] == ["a", "c"]
 
 
 def test_an_error_of_the_bookkeeping_stops_what_runs(write, fake, monkeypatch):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pcpad.study.entries import read_results
 from pcpad.study.plan import load_plan
 from pcpad.study.published import read_published
-from pcpad.study.results import read_results
 from pcpad.study.tables import tables_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments/imagenet_table"

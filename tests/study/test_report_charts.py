@@ -12,7 +12,7 @@ from pcpad.evaluation.border.plots import STYLES, style
 from pcpad.study.plan import load_plan
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 from pcpad.study.report.figures import figure_of
-from tests.study.pages import GRID, ROOT, built, check_page, csv_rows, result
+from tests.study.pages import GRID, ROOT, built, check_page, csv_rows, result, whole_record
 
 
 def test_own_best_epochs_beside_published_ones(write):
@@ -45,9 +45,10 @@ def test_a_studys_accuracy_by_size(write):
     for run in load_plan("tiny").runs:
         for size in ("32", "64"):
             entry = {"kind": "evaluation", "name": run.name, "status": "done", "padding": run.padding, "n": 1000}
+            entry |= {"model": run.model, "seed": run.settings.seed, "varied": {}}
             entry |= {"padding_evaluated": run.padding, "size": size, "run_digest": run.digest("dali")}
-            entry |= {"top1": 600 + 20 * run.settings.seed + int(size) - 32, "record": {"loader": "dali"}}
-            entry["record"] |= {"manifest_digest": "m", "hardware": "a machine"}
+            entry |= {"top1": 600 + 20 * run.settings.seed + int(size) - 32}
+            entry |= {"record": whole_record(hardware="a machine")}
             lines.append(json.dumps(entry))
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
     seen = check_page(built("tiny"))
@@ -63,15 +64,8 @@ def test_a_studys_accuracy_by_size(write):
 def test_evaluations_by_size(write, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
-    common = {
-        "schema": 1,
-        "model": "timm/net",
-        "run": None,
-        "checkpoint": "w.pth",
-        "step": None,
-        "padding_trained": None,
-    }
-    common |= {"n": 1000, "top5": 950, "weights_digest": "w", "manifest_digest": "m"}
+    common = whole_record(model="timm/net", checkpoint="w.pth", padding_trained=None, n=1000, top5=950)
+    common |= {"weights_digest": "w"}
     cells = [("zeros", "64", 500), ("zeros", "128", 799), ("partial", "64", 400), ("partial", "128", 640)]
     cells += [("zeros", "native:64", 510), ("zeros", "64", 610)]  # the last one again: it counts
     lines = [
@@ -106,8 +100,7 @@ def test_paddings_are_compared_on_the_same_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "some"
     (folder / "records").mkdir(parents=True)
-    common = {"schema": 1, "model": "timm/net", "run": None, "checkpoint": "w.pth", "step": None, "size": "64"}
-    common |= {"n": 6, "top5": None, "weights_digest": "w", "manifest_digest": "m", "padding_trained": None}
+    common = whole_record(model="timm/net", checkpoint="w.pth", n=6, weights_digest="w", padding_trained=None)
     lines = []
     for padding, right in (("zeros", [1, 1, 1, 1, 1, 0]), ("partial", [0, 0, 0, 0, 0, 1]), ("reflect", [1] * 6)):
         file = f"records/{padding}.npz"
@@ -177,15 +170,8 @@ def test_a_single_run_by_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs/one"
     folder.mkdir(parents=True)
-    common = {
-        "schema": 1,
-        "model": "timm/net",
-        "run": "one-1",
-        "checkpoint": "epoch",
-        "padding": "partial",
-        "size": "64",
-    }
-    common |= {"padding_trained": "partial", "n": 200, "top5": None, "settings_digest": "s", "manifest_digest": "m"}
+    common = whole_record(model="timm/net", run="one-1", checkpoint="epoch", padding="partial", n=200)
+    common |= {"padding_trained": "partial"}
     lines = [json.dumps(common | {"step": step, "top1": top1}) for step, top1 in ((20, 150), (30, 160), (10, 100))]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
     about = {"id": "one-1", "settings": {"optim": {"lr": 0.25}}, "classes": ["a"], "hardware": "a machine"}

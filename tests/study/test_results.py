@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from pcpad.study.entries import read_results
 from pcpad.study.plan import load_plan
-from pcpad.study.results import alone, collect, covered, note_launch, paired, read_results
+from pcpad.study.results import alone, collect, covered, note_launch, paired
 from pcpad.study.states import state_of
 
 
 def test_an_entry_says_all_that_tables_and_plots_need(finished):
     plan, folder = finished
-    note_launch(plan, {"name": plan.runs[0].name, "task": "train", "seconds": 100, "resumed": False, "error": None})
     layers = [{"is_conv": True, "action": action} for action in ("converted", "left", "converted")]
     layers.append({"is_conv": False, "action": "converted"})
     (plan.runs[0].folder / "surgery.json").write_text(json.dumps({"layers": layers}))
-    for seconds, resumed in ((7, False), (2.5, True)):
+    for day, (seconds, resumed) in enumerate(((100, False), (7, False), (2.5, True))):
         line = {"name": plan.runs[0].name, "task": "train", "seconds": seconds, "resumed": resumed, "error": None}
+        line |= {"exit_code": 0, "time": str(day), "log": "l"}
         note_launch(plan, line)
     collect(plan)
     entry = read_results(folder)[0]

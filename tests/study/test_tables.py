@@ -13,15 +13,16 @@ from pcpad.cli import main
 from pcpad.study.markdown import put_into
 from pcpad.study.plan import load_plan
 from pcpad.study.tables import tables_of
+from tests.study.pages import whole_record
 
 GRID = {"model": ["timm/test_byobnet"], "padding": ["zeros", "partial", "reflect"], "seed": [0, 1, 2]}
 COUNTS = {"zeros": [[70, 72, 60], [70, 75, 62], [70, 71, 64]], "partial": [[1, 80, 68], [1, 80, 70], [1, 80, 72]]}
 
 
 def entry(run, top1: list[int], n: int = 100, images: str = "m") -> dict:
-    record = {"loader": "dali", "manifest_digest": images}
     facts = {"kind": "run", "name": run.name, "status": "done", "padding": run.padding, "top1": top1, "n": n}
-    return facts | {"settings_digest": run.digest("dali"), "record": record}
+    facts |= {"model": run.model, "seed": run.settings.seed, "varied": run.varied, "settings": {}}
+    return facts | {"settings_digest": run.digest("dali"), "record": whole_record(manifest_digest=images)}
 
 
 def results(plan) -> list[dict]:
@@ -124,7 +125,8 @@ def test_what_the_grid_varies_besides_has_rows_and_baselines_of_its_own(write):
 def evaluation(run, padding: str, size: str, top1: int, **more) -> dict:
     facts = {"kind": "evaluation", "name": run.name, "status": "done", "padding": run.padding, "n": 1000}
     facts |= {"padding_evaluated": padding, "size": size, "top1": top1, "run_digest": run.digest("dali")}
-    return facts | {"record": {"loader": "dali", "manifest_digest": "m"}} | more
+    facts |= {"model": run.model, "seed": run.settings.seed, "varied": run.varied}
+    return facts | {"record": whole_record()} | more
 
 
 def test_cross_and_resolution(write):

@@ -6,18 +6,22 @@ from pathlib import Path
 import pytest
 
 from pcpad.cli import main
+from pcpad.study.entries import read_results
 from pcpad.study.plan import load_plan
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 from pcpad.study.report.figures import svg_of
 from pcpad.study.report.sections import record_table
 from pcpad.study.report.study_charts import record_charts
-from pcpad.study.results import collect, missing_cells, read_results
+from pcpad.study.results import collect, missing_cells
 from pcpad.study.states import DAMAGED, state_of
 from pcpad.study.tables import tables_of
+from tests.study.pages import whole_record
 from tests.study.test_launch import ZEROS
 from tests.study.test_tables import GRID, entry, evaluation, results, rows_of
 
 EVALUATE = {"paddings": ["zeros", "partial"], "sizes": [32]}
+FAILED = {"kind": "run", "status": "failed", "model": "timm/a", "padding": "zeros", "seed": 0, "varied": {}}
+FAILED |= {"exit_code": 1, "error": "x"}
 BOTH = {"model": ["torchvision/resnet18", "timm/resnet18"], "padding": ["zeros", "partial"], "seed": [0]}
 
 
@@ -43,7 +47,7 @@ def test_the_loader_of_an_evaluation_may_be_another_than_that_of_the_training(wr
     plan = load_plan("tiny")
     run = plan.runs[0]
     assert run.settings.data.loader == "auto"
-    cell = evaluation(run, "zeros", "32", 500, record={"loader": "torchvision", "manifest_digest": "m"})
+    cell = evaluation(run, "zeros", "32", 500, record=whole_record(loader="torchvision"))
     assert cell["run_digest"] == run.digest("dali")
     assert missing_cells(plan, run, {("evaluation", run.name, "zeros", "32"): cell}) == [("partial", "32")]
     other = evaluation(plan.runs[1], "partial", "32", 500)
@@ -133,7 +137,7 @@ def test_a_run_json_that_lacks_a_key_is_damaged(key, finished, capsys):
     path.write_text(json.dumps(about))
     assert state_of(plan.runs[0]).kind == DAMAGED
     assert main(["study", "table", "tiny"]) == 0
-    assert "left out: 1 runs whose folders are changed or damaged; runs/tiny/" in capsys.readouterr().out
+    assert "not looked at: 1 run whose folder is changed or damaged; " in capsys.readouterr().out
 
 
 def test_pairs_that_were_counted_stay_without_their_predictions(finished):
@@ -174,10 +178,7 @@ def test_a_loss_that_is_nan_is_no_new_result(finished):
 
 def test_numbers_of_another_plan_do_not_stay(write, capsys):
     folder = write(grid=GRID)
-    lines = [
-        *results(load_plan("tiny")),
-        {"kind": "run", "name": "gone", "status": "failed", "exit_code": 1, "error": "x"},
-    ]
+    lines = [*results(load_plan("tiny")), FAILED | {"name": "gone"}]
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["study", "table", "tiny"]) == 0
     assert (folder / "table.csv").is_file()
@@ -204,7 +205,7 @@ def test_runs_of_two_loaders_are_said_to_be(write):
     entries = results(plan)
     assert "Not all is alike" not in tables_of(plan, entries)[0]
     run = plan.runs[0]
-    record = {"loader": "torchvision", "manifest_digest": "m"}
+    record = whole_record(loader="torchvision")
     entries[0] |= {"settings_digest": run.digest("torchvision"), "record": record}
     assert "images were read by dali (5 of 6) and torchvision (1 of 6)" in tables_of(plan, entries)[0]
 
@@ -221,9 +222,8 @@ def test_a_readme_with_windows_newlines_keeps_them(write):
 
 
 def plain(**more) -> dict:
-    record = {"model": "timm/a", "run": None, "checkpoint": "w", "padding": "partial", "padding_trained": None}
-    record |= {"size": "64", "n": 100, "top1": 50, "top5": None, "step": None, "power": 1.0, "amp": "off", "data": "d"}
-    return record | {"settings_digest": "s"} | more
+    record = whole_record(padding="partial", padding_trained=None, power=1.0, amp="off", data="d")
+    return record | more
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_plain_records_of_one_cell_that_differ_are_told_apart(more, names):
 def test_what_a_program_said_is_no_markup(write):
     folder = write()
     error = "KeyError: <script>alert(1)</script> **b** `c` | <!-- d"
-    failed = {"kind": "run", "name": ZEROS, "status": "failed", "exit_code": 1, "error": error}
+    failed = FAILED | {"name": ZEROS, "error": error}
     (folder / "results.jsonl").write_text(json.dumps(failed) + "\n")
     assert main(["study", "table", "tiny"]) == 0
     (line,) = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith(f"- {ZEROS}")]

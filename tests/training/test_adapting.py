@@ -12,7 +12,7 @@ from pcpad.cli import main
 from pcpad.config import AdaptSettings, TrainSettings
 from pcpad.data.batch import Batch
 from pcpad.data.catalogue import imagenet_wnids, open_for_training
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from pcpad.training import beginning, loop
 from pcpad.training.adapting import (
     batch_statistics,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pcpad import models
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 
 WIDE = {"model_kwargs.stem_width": 24, "model_kwargs.drop_path_rate": 0.2, "schedule.warmup_epochs": 0, "epochs": 1}
 GIVEN = {"stem_width": 24, "drop_path_rate": 0.2}

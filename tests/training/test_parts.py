@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from pcpad.config import OptimSettings, ScheduleSettings
+from pcpad.lines import append_line, read_lines
 from pcpad.training import checkpoint
 from pcpad.training.distributed import World, this_world
-from pcpad.training.logbook import Logbook, append_line, read_lines
+from pcpad.training.logbook import Logbook
 from pcpad.training.loop import backward, optimizer_step
 from pcpad.training.optimizer import make_optimizer, parameter_groups
 from pcpad.training.schedule import learning_rate

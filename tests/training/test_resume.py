@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pcpad.cli import main
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from pcpad.training import checkpoint, ending, loop
 from pcpad.training.signals import STOPPED
 from tests.training.conftest import difference

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pcpad.cli import main
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from pcpad.training import loop, run
 from pcpad.training.signals import NOTED, STOPPED, Signals, Stopped, heeded
 from tests.training.conftest import difference

@@ -10,7 +10,7 @@ from PIL import Image
 import pcpad
 from pcpad.cli import main
 from pcpad.config import ScheduleSettings
-from pcpad.evaluation.record import read_records
+from pcpad.evaluation.fields import read_records
 from pcpad.training import loop
 from pcpad.training.schedule import learning_rate
 from tests.training.conftest import difference

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from pcpad.evaluation.border.report import RECORDS, bias, fidelity, read_border
+from pcpad.evaluation.border.records import RECORDS, read_border
+from pcpad.evaluation.border.report import bias, fidelity
+from pcpad.lines import read_lines
 from pcpad.statistics import decimals, mean, mean_interval, rounded
 from pcpad.study.markdown import put_into, table
-from pcpad.training.logbook import read_lines
 from pcpad.training.runfolder import read_run
 
 HERE = Path(__file__).resolve().parent

@@ -25,13 +25,15 @@ from pcpad.evaluation.border.features import (
     total_stride,
 )
 from pcpad.evaluation.border.images import Images, open_images
-from pcpad.evaluation.border.report import RECORDS, SCHEMA, report
+from pcpad.evaluation.border.records import RECORDS, SCHEMA
+from pcpad.evaluation.border.report import report
 from pcpad.evaluation.border.rings import FidelitySums, MeanMap
-from pcpad.evaluation.border.shifts import ShiftCounts, parse_shifts, shift_transform
+from pcpad.evaluation.border.shifts import ShiftCounts, check_shifts, parse_shifts, shift_transform
 from pcpad.evaluation.run import parse_paddings
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.folders import result_folder
 from pcpad.padding import convert
+from pcpad.padding.modes import power_of
 from pcpad.probe import probe
 from pcpad.progress import Progress, say
 
@@ -96,6 +98,7 @@ def border(settings: BorderSettings) -> Path:
     subject.model.eval()
     transform = models.eval_transform(subject.name, subject.preprocess, settings.size or subject.size, subject.weights)
     size, shifts = transform.size, parse_shifts(settings.shifts)
+    check_shifts(shifts, size)
     layers = padded_layers(subject.model)
     convert(subject.model, "zeros")
     probe(subject.model, str(subject.name), "zeros", size)
@@ -129,13 +132,13 @@ def border(settings: BorderSettings) -> Path:
             measured = look_at_features(work)
             counted = look_at_shifts(work, shifts)
         records = [
-            {"kind": "features", **facts, "padding": padding, **one, **measured[padding, place.layer]}
+            {"kind": "features", **facts, **mode(work, padding), **one, **measured[padding, place.layer]}
             for padding in paddings
             for place in places
             for one in [layer_facts(place, reach[place.layer], margin)]
         ]
         records += [
-            {"kind": "shifts", **facts, "padding": padding, **counted[padding].result()} for padding in paddings
+            {"kind": "shifts", **facts, **mode(work, padding), **counted[padding].result()} for padding in paddings
         ]
         write_records(folder, records)
         report(folder)
@@ -208,6 +211,11 @@ def layer_facts(place: Place, reach: int | None, margin: int) -> dict:
     facts = asdict(place) | {"reach": reach}
     # Where it sees no further than the margin, the larger image's own padding has no part in its true features.
     return facts | {"exact": reach is not None and reach <= margin}
+
+
+def mode(work: Work, padding: str) -> dict:
+    """What a record states of its padding."""
+    return {"padding": padding, "power": power_of(padding, work.subject.power)}
 
 
 def common_facts(work: Work, loader_name: str) -> dict:

@@ -4,42 +4,23 @@ from itertools import groupby
 from math import sqrt
 from pathlib import Path
 
-from pcpad.training.logbook import read_lines
-
-SCHEMA = 1
-"""Version of the records."""
-RECORDS = "border.jsonl"
-"""File of the records, one JSON line for each padding and layer and one for each padding's shifts."""
+from pcpad.evaluation.border.records import read_border
+from pcpad.folders import write_whole
 
 
 def report(folder: Path) -> list[Path]:
     """Draw tables and plots of the records in a folder, beside them; returns the files.
 
     Raises:
-        ValueError: there are no records, or records of another schema or of more than one call. OSError: the folder
-            cannot be written.
+        ValueError: there are no records, or they are not those of one whole call. OSError: the folder cannot be
+            written.
     """
     from pcpad.evaluation.border import plots, tables
 
     records = read_border(folder)
     table = folder / "tables.md"
-    table.write_text(tables.tables(records))
+    write_whole(table, tables.tables(records))
     return [table, *plots.plots(records, folder)]
-
-
-def read_border(folder: Path) -> list[dict]:
-    """The records of one call of ``pcpad border``; raises ValueError for anything else."""
-    path = folder / RECORDS
-    if not path.is_file():
-        raise ValueError(f"no records at {path}: pcpad border --out {folder} makes them")
-    records = read_lines(path)
-    others = sorted({str(record.get("schema")) for record in records} - {str(SCHEMA)})
-    if others:
-        raise ValueError(f"{path} holds records of schema {', '.join(others)}; this pcpad reads {SCHEMA}: measure anew")
-    calls = {record["id"] for record in records}
-    if len(calls) != 1:
-        raise ValueError(f"{path} holds records of {len(calls)} calls and has to hold those of one")
-    return records
 
 
 def paddings(records: list[dict]) -> list[str]:

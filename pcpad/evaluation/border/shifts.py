@@ -22,6 +22,13 @@ def parse_shifts(text: str) -> list[Shift]:
     return [(0, 0), *((s, 0) for s in steps), *((0, s) for s in steps), *((s, s) for s in steps)]
 
 
+def check_shifts(shifts: list[Shift], size: int) -> None:
+    """Raise ValueError where a shift leaves nothing of the image in a window of so many pixels."""
+    widest = max(max(shift) for shift in shifts)
+    if widest >= size:
+        raise ValueError(f"shifts: {widest} leaves nothing of the {size} pixels that the network sees")
+
+
 def shift_transform(transform: EvalTransform, shifts: list[Shift]) -> EvalTransform:
     """The preprocessing of the image that the windows of ``transform.size`` pixels are cut from.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pcpad.study.report.page import Markup, element, folded, joined, table
 from pcpad.study.results import counts_of
-from pcpad.training.logbook import flatten, read_lines
+from pcpad.training.logbook import flatten
 
 OF_RUN = ("name", "recipe", "settings", "settings_digest", "seconds", "processes", "hardware", "versions", "commit")
 OF_RECORD = ("model", "padding", "padding_trained", "size", "checkpoint", "run", "step", "power", "on_small")
@@ -71,8 +71,9 @@ def evaluation_facts(entries: list[dict]) -> Markup | None:
 
 
 def border_facts(records: list[dict]) -> Markup:
-    """Of a call of ``pcpad border``."""
-    return facts([facts_of(records[0], OF_BORDER)], "call")
+    """Of a call of ``pcpad border``; the power is that of partial padding, where that was looked at."""
+    one = next((record for record in records if record["padding"] == "partial"), records[0])
+    return facts([facts_of(one, OF_BORDER)], "call")
 
 
 def record_facts(records: list[dict]) -> Markup:
@@ -155,9 +156,3 @@ def run_about(folder: Path) -> Markup | None:
         return facts([facts_of(about, tuple(about))], "run")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None
-
-
-def not_applicable(folder: Path) -> list[dict]:
-    """Cells that an evaluation could not do, with the reason."""
-    path = folder / "not_applicable.jsonl"
-    return read_lines(path) if path.is_file() else []

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from pcpad import __version__
 from pcpad.config import ReportSettings
+from pcpad.folders import write_whole
 from pcpad.progress import say
-from pcpad.study.markdown import write_whole
 from pcpad.study.plan import HOME
 from pcpad.study.report.charts import Chart, csv_of, rows_of
 from pcpad.study.report.figures import inline, svg_of
@@ -41,9 +41,11 @@ def make_report(settings: ReportSettings) -> Path:
     parts = [part_of(folder) for folder in dict.fromkeys(folders)]
     text, files = build(parts, f"{path.stem}-files")
     beside = path.with_name(f"{path.stem}-files")
-    if files:
-        beside.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path.parent, *([beside] if files else [])):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"the folder {folder} cannot be made ({error.strerror}): choose another --out") from error
     for file, content in files.items():
         write_whole(beside / file, content)
     write_whole(path, text)

@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pcpad.config import nearest
-from pcpad.evaluation.border.report import RECORDS, read_border
+from pcpad.evaluation.border.records import RECORDS, read_border
 from pcpad.evaluation.border.tables import tables as border_tables
+from pcpad.evaluation.fields import read_reasons, wrong_in_record
+from pcpad.folders import read_text
+from pcpad.lines import read_lines
 from pcpad.statistics import decimals, mcnemar, rounded, rounded_p, wilson
 from pcpad.study import plan as study_plan
+from pcpad.study.entries import read_results
 from pcpad.study.markdown import table as markdown_table
 from pcpad.study.plan import HOME, load_plan
 from pcpad.study.report import facts
@@ -25,9 +29,8 @@ from pcpad.study.report.study_charts import (
     subjects_of,
     training_charts,
 )
-from pcpad.study.results import paired, read_results
+from pcpad.study.results import paired
 from pcpad.study.tables import tables_of
-from pcpad.training.logbook import read_lines
 
 EVALUATION = {"schema", "model", "padding", "size", "n", "top1", "settings_digest", "checkpoint"}
 """Keys that tell a record of an evaluation from a line of another file."""
@@ -110,7 +113,7 @@ def part_of(folder: Path) -> Part:
         title = plan.title
         lead = joined([element("p", plan.question), element("p", "Study ", element("code", plan.name), class_="soft")])
         blocks += study_blocks(plan)
-    records = [record for path in record_files(folder) for record in read_lines(path)]
+    records = [record for path in record_files(folder) for record in read_lines(path, wrong_in_record)]
     if records:
         blocks += record_blocks(folder, records)
     for path in border_files(folder):
@@ -122,7 +125,7 @@ def part_of(folder: Path) -> Part:
 def heading_of(folder: Path) -> str | None:
     """The first heading of a folder's README; None without one."""
     path = folder / "README.md"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = read_text(path).splitlines() if path.is_file() else []
     return next((line[2:].strip() for line in lines if line.startswith("# ")), None)
 
 
@@ -154,7 +157,7 @@ def is_done(entry: dict) -> bool:
 def record_blocks(folder: Path, records: list[dict]) -> list[Block]:
     """Of plain records: a table, accuracy against size, training curves of a run, surgery, settings."""
     records = list({same_evaluation(record): record for record in records}.values())
-    text = record_table(records, facts.not_applicable(folder))
+    text = record_table(records, read_reasons(folder))
     blocks = [Block("Evaluations", to_html(text, f"Evaluations in {folder.name}"))]
     text = paired_table(folder, records)
     blocks += [Block("On the same images", to_html(text, f"Paddings of {folder.name} compared"))] if text else []

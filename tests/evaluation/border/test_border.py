@@ -1,9 +1,13 @@
 """pcpad border as a command: its records against the network alone, figures from the records alone, its messages."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +18,10 @@ from torchvision.transforms import functional as F
 
 import pcpad
 from pcpad.cli import main
+from pcpad.evaluation.border import border
 from pcpad.evaluation.border.plots import draw_fidelity
-from pcpad.evaluation.border.report import fidelity, layers, read_border, shown_layers
+from pcpad.evaluation.border.records import read_border
+from pcpad.evaluation.border.report import fidelity, layers, shown_layers
 from pcpad.evaluation.border.tables import tables
 from tests.data.conftest import picture
 from tests.training.conftest import make_stripes
@@ -76,6 +82,17 @@ def test_records_say_what_was_measured(measured, model):
     shifts = records[-1]
     assert shifts["labelled"] == 0
     assert [row["top1"] for row in shifts["shifts"]] == [None] * 7
+
+
+def test_a_record_states_the_power_of_its_own_padding():
+    work = SimpleNamespace(subject=SimpleNamespace(power=0.7))
+    stated = {padding: border.mode(work, padding)["power"] for padding in ("partial", "partial_sqrt", "zeros")}
+    assert stated == {"partial": 0.7, "partial_sqrt": 0.5, "zeros": 1.0}
+    for name in ("border.jsonl", "exact/border.jsonl"):
+        lines = (Path(__file__).resolve().parents[3] / "experiments/border" / name).read_text().splitlines()
+        powers = {(record["padding"], record["power"]) for record in map(json.loads, lines)}
+        assert {padding for padding, power in powers if power != 1} == {"partial_sqrt"}
+        assert ("partial_sqrt", 0.5) in powers
 
 
 def test_sums_are_those_of_the_network_alone(measured, model, folder):
@@ -195,6 +212,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
         (["--paddings=zeros,partail"], "unknown padding mode 'partail'"),
         (["--paddings=zeros", "--power=0.5"], "power=0.5 has a meaning for partial padding only"),
         (["--size=16", "--margin=32", "--paddings=circular,reflect"], "cannot run with reflect padding at size 16"),
+        (["--shifts=1,1000000"], "shifts: 1000000 leaves nothing of the 64 pixels that the network sees"),
         (["--data=/nowhere/at/all"], "is neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],
 )
@@ -249,6 +267,57 @@ def test_records_that_cannot_be_read_are_named(measured, tmp_path, capsys):
         (tmp_path / "border.jsonl").write_text("\n".join([*lines, other]) + "\n")
         assert main(["border", "--redraw", str(tmp_path)]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_records_that_are_damaged_or_not_whole_are_named(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = (measured / "border.jsonl").read_text().splitlines()
+    layers, shifts = ([line for line in lines if f'"kind": "{kind}"' in line] for kind in ("features", "shifts"))
+    first = json.loads(lines[0])
+
+    def changed(**change) -> list[str]:
+        return [json.dumps(first | change), *lines[1:]]
+
+    def half(key: str) -> list[str]:
+        return [json.dumps({name: value for name, value in first.items() if name != key}), *lines[1:]]
+
+    cases = [
+        (lines[:-1], f"is not whole (shifts of {json.loads(lines[-1])['padding']}: no records)"),
+        (lines[1:], "is not whole (layer "),
+        ([*lines, lines[0]], "2 records)"),
+        (shifts, "is not whole (it holds no layer)"),
+        (layers, "is not whole (shifts of zeros: no records)"),
+        ([], "holds records of 0 calls and has to hold those of one"),
+        (["x", *lines], "line 1, is damaged (Expecting value"),
+        (half("error"), "line 1, is damaged (there is no error in it)"),
+        (half("id"), "line 1, is damaged (there is no id in it)"),
+        (changed(error=first["error"][1:]), "line 1, is damaged (its lists of rings differ in length)"),
+        (changed(kind="else"), "line 1, is damaged (its kind is 'else', not features or shifts)"),
+        (changed(n=0), "line 1, is damaged (its n is 0, not a whole number from 1 on)"),
+    ]
+    (tmp_path / "some").mkdir()
+    for content, message in cases:
+        (tmp_path / "some/border.jsonl").write_text("".join(line + "\n" for line in content))
+        for argv in (["border", "--redraw", "some"], ["report", "--records", "some"]):
+            assert main(argv) == 1
+            error = capsys.readouterr().err
+            assert message in error
+            assert error.endswith("measure anew: pcpad border with another --out\n")
+            assert error.count("\n") == 1
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["border.jsonl"]
+
+
+def test_sigterm_leaves_no_empty_folder(model, folder, tmp_path, monkeypatch, capsys):
+    def ends(work):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(border, "look_at_features", ends)
+    before = signal.getsignal(signal.SIGTERM)
+    assert call(model, folder, tmp_path / "out") == 130
+    assert "stopped" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("folder", ["experiments/border", "experiments/border/exact"])
