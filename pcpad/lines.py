@@ -82,7 +82,7 @@ WHOLE = Kind("a whole number", is_whole)
 COUNT = Kind("a whole number from 0 on", lambda value: is_whole(value) and value >= 0)
 POSITIVE = Kind("a whole number from 1 on", lambda value: is_whole(value) and value >= 1)
 NUMBER = Kind("a number", lambda value: is_whole(value) or isinstance(value, float))
-FINITE = Kind("a finite number", lambda value: NUMBER.holds(value) and isfinite(value))
+FINITE = Kind("a finite number", lambda value: is_whole(value) or (isinstance(value, float) and isfinite(value)))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 

@@ -22,6 +22,7 @@ NEEDED = {
     "manifest_digest": TEXT,
 }
 OPTIONAL = {
+    "run_digest": TEXT | NOTHING,
     "predictions": TEXT,
     "padding_trained": TEXT | NOTHING,
     "power": FINITE,
@@ -39,7 +40,7 @@ def wrong_in_record(record: dict) -> str | None:
     """What is wrong with a record, in words, or None."""
     if wrong := wrong_field(record, NEEDED, OPTIONAL):
         return wrong
-    if record["checkpoint"] == "epoch" and record["step"] is None:
+    if record["checkpoint"] == "epoch" and record["run"] is not None and record["step"] is None:
         return "it is of an epoch and has no step"
     over = [key for key in ("top1", "top5") if (record[key] or 0) > record["n"]]
     return f"its {over[0]} is {record[over[0]]} of {record['n']} images" if over else None

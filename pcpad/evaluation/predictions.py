@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, IndexError, EOFError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError)
 """What reading a damaged .npz raises."""
 
 

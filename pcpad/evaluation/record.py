@@ -177,7 +177,7 @@ def rewind(folder: Path, step: int, evaluated: bool) -> None:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(temporary, folder / "records.jsonl")
         for record in records:
-            if record not in kept:
+            if record not in kept and "predictions" in record:
                 (folder / record["predictions"]).unlink(missing_ok=True)
 
 

@@ -62,8 +62,13 @@ def wrong_in_entry(entry: object) -> str | None:
         return f"{most} of {entry['n']} images are right in it"
     if wrong := wrong_in_record(entry["record"]):
         return f"in its record: {wrong}"
-    seed = {} if kind == "evaluation" else entry["settings"]
-    return wrong_field(seed, {}, {"seed": WHOLE}) and "its settings have no seed"
+    if kind == "evaluation":
+        return None
+    if wrong := wrong_field(entry["settings"], {"seed": WHOLE}):
+        return f"in its settings: {wrong}"
+    stated = (entry["settings"].get("epochs"), len(entry["loss"]) if "loss" in entry else None)
+    other = [number for number in stated if number is not None and number != len(entry["top1"])]
+    return f"it has {len(entry['top1'])} epochs in top1, and {other[0]} elsewhere" if other else None
 
 
 def key_of(entry: dict) -> tuple:

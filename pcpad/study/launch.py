@@ -68,6 +68,7 @@ def run_study(settings: StudyRunSettings) -> int:
         say(line)
     if tasks:
         need_data(plan)
+    if any(not task.resumed for task in tasks):  # a run that goes on has images of its own
         check_data(plan.data)
     with Asked() as asked:
         work(plan, tasks, slots, lambda task: training_task(task.run), outcome, asked)
@@ -150,7 +151,9 @@ def check_gpus(wanted: int) -> None:
     """Raise ValueError unless there are so many GPUs."""
     import torch
 
-    found, seen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    slices = [name for name in (seen or "").split(",") if name.startswith("MIG-")]  # of which a process sees one
+    found = len(slices) or torch.cuda.device_count()
     if wanted > found:
         where = "on this machine" if seen is None else f"in CUDA_VISIBLE_DEVICES={seen}"
         raise ValueError(f"gpus={wanted}: torch finds {found} {where}; --jobs N runs N at a time without a GPU each")

@@ -1,6 +1,7 @@
 """Published numbers beside our own: recomputed exactly from the published runs, with how each printed one was made."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -83,7 +84,7 @@ def read_published(path: Path, baseline: str) -> list[Published]:
     Raises:
         ValueError: a column is missing, a line has no numbers, or a network has no baseline; names it.
     """
-    reader = csv.DictReader(read_text(path).splitlines())
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     missing = [name for name in (*COLUMNS, "run1") if name not in (reader.fieldnames or [])]
     if missing:
         raise ValueError(f"{path}: no column {', '.join(missing)}")

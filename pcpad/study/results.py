@@ -217,7 +217,7 @@ def evaluation_entries(plan: Plan, run: Run, state: State, recorded: dict[tuple,
         if (padding, size) not in wanted:
             continue
         entry = {"kind": "evaluation", "status": "done", **about, "padding_evaluated": padding, "size": size}
-        entry |= {key: record[key] for key in ("n", "top1", "top5", "run_digest")}
+        entry |= {key: record[key] for key in ("n", "top1", "top5")} | {"run_digest": state.about["settings_digest"]}
         other = cells.get((run.padding, size))
         if other is not None and padding != run.padding:
             old = [recorded.get(("evaluation", run.name, one, size), {}) for one in (padding, run.padding)]

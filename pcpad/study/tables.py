@@ -54,8 +54,9 @@ def make_tables(study: str) -> None:
     refused = [(run, state) for run in plan.runs if (state := state_of(run)).kind in REFUSED]
     if refused:
         run, state = refused[0]
-        runs = "1 run whose folder is" if len(refused) == 1 else f"{len(refused)} runs whose folders are"
-        told = f"not looked at: {runs} changed or damaged; what the results have of them stays"
+        one = len(refused) == 1
+        runs = "1 run whose folder is" if one else f"{len(refused)} runs whose folders are"
+        told = f"not looked at: {runs} changed or damaged; what the results have of {'it' if one else 'them'} stays"
         say(f"{told}; {run.folder}: {state.detail}")
 
 

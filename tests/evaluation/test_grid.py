@@ -181,9 +181,9 @@ def test_a_damaged_tally_counts_as_none(call, tmp_path, content):
     assert predictions(tmp_path / "new", read_records(tmp_path / "new")[0]) == predictions(tmp_path / "out", record)
 
 
-@pytest.mark.parametrize("keep", [0, 200, None])
+@pytest.mark.parametrize("keep", [0, 200, None, "method"])
 def test_a_cell_whose_predictions_are_damaged_is_done_again(call, tmp_path, capsys, keep):
-    """Empty, cut off, or of other images; the other cell stays."""
+    """Empty, cut off, of other images, or with a byte that names another compression; the other cell stays."""
     argv = ("--paddings=zeros,partial", "--sizes=32")
     assert call(tmp_path / "out", *argv) == 0
     records = read_records(tmp_path / "out")
@@ -191,6 +191,9 @@ def test_a_cell_whose_predictions_are_damaged_is_done_again(call, tmp_path, caps
     whole = file.read_bytes()
     if keep is None:
         np.savez_compressed(file, index=np.arange(3), label=np.zeros(3, int), top5=np.zeros((3, 2), int))
+    elif keep == "method":
+        at = whole.rindex(b"PK\x01\x02") + 10  # of the central directory
+        file.write_bytes(whole[:at] + b"\x63" + whole[at + 1 :])
     else:
         file.write_bytes(whole[:keep])
     capsys.readouterr()

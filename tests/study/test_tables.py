@@ -21,7 +21,8 @@ COUNTS = {"zeros": [[70, 72, 60], [70, 75, 62], [70, 71, 64]], "partial": [[1, 8
 
 def entry(run, top1: list[int], n: int = 100, images: str = "m") -> dict:
     facts = {"kind": "run", "name": run.name, "status": "done", "padding": run.padding, "top1": top1, "n": n}
-    facts |= {"model": run.model, "seed": run.settings.seed, "varied": run.varied, "settings": {}}
+    facts |= {"model": run.model, "seed": run.settings.seed, "varied": run.varied}
+    facts["settings"] = {"seed": run.settings.seed}
     return facts | {"settings_digest": run.digest("dali"), "record": whole_record(manifest_digest=images)}
 
 

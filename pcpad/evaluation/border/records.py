@@ -72,6 +72,8 @@ def read_border(folder: Path) -> list[dict]:
 
 def wrong_in_record(record: dict) -> str | None:
     """What is wrong with a record, in words, or None."""
+    if record.get("schema") != SCHEMA:  # whose fields are not known here; `read_border` tells
+        return wrong_field(record, {"schema": POSITIVE, "id": TEXT})
     kinds = {"features": LAYER, "shifts": SHIFTS}
     if str(record.get("kind")) not in kinds:
         return f"its kind is {record.get('kind')!r}, not features or shifts"
