@@ -152,6 +152,10 @@ def test_help_explains_every_option(capsys):
         (["train", "--optim.lr", "-1"], "optim.lr must be positive and finite, not -1"),
         (["train", "--augment.scale", "[0.5,0.2]"], "augment.scale must be a range within 0..1"),
         (["train", "--schedule.warmup_epochs", "200"], "schedule.warmup_epochs must be at most epochs"),
+        (
+            ["train", "--data.name", "textures", "--epochs", "1"],  # the recipe's warmup of two epochs
+            "epochs (1), not 2: more --epochs, or a shorter warmup with them: --schedule.warmup_epochs 0.1",
+        ),
         (["train", "--gpus", "0"], "gpus must be at least 1, not 0"),
         (["train", "--nodes", "2"], "nodes=2 need --rendezvous host:port, the same on each of them"),
         (["train", "resnet50"], "unexpected argument 'resnet50'"),

@@ -201,10 +201,12 @@ class TrainSettings:
         check(0 <= self.power < float("inf"), "power", self.power, "at least 0 and finite")
         check(0 <= self.seed < 2**31, "seed", self.seed, "in 0..2147483647")
         check(self.log_seconds >= 0, "log_seconds", self.log_seconds, "at least 0")
-        total = self.schedule.warmup_epochs
-        check(
-            total <= self.epochs or self.epochs == 0, "schedule.warmup_epochs", total, f"at most epochs ({self.epochs})"
-        )
+        warmup = self.schedule.warmup_epochs
+        if warmup > self.epochs > 0:
+            raise ValueError(
+                f"schedule.warmup_epochs must be at most epochs ({self.epochs}), not {warmup:g}: more --epochs, or a "
+                f"shorter warmup with them: --schedule.warmup_epochs {self.epochs / 10:g}"
+            )
         check(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         check(self.gpus >= 1, "gpus", self.gpus, "at least 1")
         check(self.nodes >= 1, "nodes", self.nodes, "at least 1")
