@@ -41,6 +41,7 @@ def plan(device: str, data: str | None, batch: int) -> list[tuple[str, list[str]
         train = ["--model", "torchvision/resnet50", "--batch", str(batch), "--size", "224"]
         train += ["--steps", "40", "--amp", "bf16"]
     found += [("startup", ["--out", str(HERE / f"startup-{device}.json")])]
+    found += [("memory", [])] if device == "cpu" else []
     read = ["--data", data] if data else []
     found += [("training", [*there, *read, *train])]
     if data:
@@ -59,7 +60,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--data", help="folder of a folder for each class")
-    names = ["padding", "kernels", "startup", "training", "hotspots", "grid", "loaders", "growth", "training_run"]
+    names = [
+        "padding",
+        "kernels",
+        "startup",
+        "memory",
+        "training",
+        "hotspots",
+        "grid",
+        "loaders",
+        "growth",
+        "training_run",
+    ]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--batch", type=int, default=256, help="on a GPU, for one of 80 GB; the smaller networks take two"

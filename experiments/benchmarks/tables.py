@@ -139,6 +139,19 @@ def grid(result: dict) -> list[str]:
     return [f"{of}; {about(result)}", "", *table(["", "seconds", "the grid takes times as long"], rows), ""]
 
 
+def memory(result: dict) -> list[str]:
+    """Seconds of a step and peak memory, with the memory of feature maps given back and kept."""
+    rows = []
+    for row in result["results"]:
+        (given, kept), (low, high) = row["medians"].values(), (peak / 1024 for peak in row["peak_mib"].values())
+        name = f"{row['model'].partition('/')[2]}, {row['work']}, {row['batch']} of {row['size']}"
+        rows.append(
+            [name, f"{given:.2f}", f"{kept:.2f}", f"{row['kept_is_times_as_fast']:.2f}", f"{low:.2f}, {high:.2f}"]
+        )
+    head = ["", "given back, s", "kept, s", "times as fast", "peaks, GiB"]
+    return [about(result), "", *table(head, rows), ""]
+
+
 def startup(result: dict) -> list[str]:
     """Seconds of each call."""
     rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in result["medians"].items()]
@@ -161,6 +174,7 @@ def main() -> int:
         "Kernels": ("kernels", kernels),
         "Hot spots": ("hotspots", hotspots),
         "A grid of paddings and sizes": ("grid", grid),
+        "Memory of feature maps": ("memory", memory),
         "Start": ("startup", startup),
     }
     for title, (name, make) in made.items():
