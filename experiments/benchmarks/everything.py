@@ -14,9 +14,10 @@ HERE = Path(__file__).resolve().parent
 BOTH = ["--work", "inference", "training"]
 COMPILED = ["zeros", "partial", "partial, textbook"]
 FEW = ["--network", "resnet50", "mobilenet_v2", *BOTH]
+HEAVY, LIGHT = ["resnet50", "vgg16_bn", "convnext_tiny"], ["mobilenet_v2", "efficientnet_b0"]
 
 
-def plan(device: str, data: str | None, batch: int) -> list[tuple[str, list[str]]]:
+def plan(device: str, data: str | None, batch: int, missing: bool) -> list[tuple[str, list[str]]]:
     """Name and arguments of each program; the batch is that of the larger networks on a GPU."""
     there = ["--device", device]
     if device == "cpu":
@@ -28,18 +29,22 @@ def plan(device: str, data: str | None, batch: int) -> list[tuple[str, list[str]
         found += [("padding", [*there, "--network", "vgg16_bn", "--batch", "4", *BOTH, "--repeats", "15"])]
         found += [("padding", [*there, *FEW, "--compile", "--ways", *COMPILED, "--repeats", "31"])]
         found += [("padding", [*there, *FEW, "--amp", "--repeats", "21"])]
-        sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4"]
+        sizes, threads = ["--sizes", "96", "160", "224", "320", "448"], ["--threads", "1", "2", "4", "8"]
         train: list[str] = []
     else:
-        heavy = [*there, *BOTH, "--network", "resnet50", "vgg16_bn", "convnext_tiny", "--batch", str(batch)]
-        light = [*there, *BOTH, "--network", "mobilenet_v2", "efficientnet_b0", "--batch", str(2 * batch)]
+        heavy = [*there, *BOTH, "--network", *HEAVY, "--batch", str(batch)]
+        light = [*there, *BOTH, "--network", *LIGHT, "--batch", str(2 * batch)]
         found = [("padding", [*nets, "--amp"]) for nets in (heavy, light)]
-        found += [("padding", [*nets, "--channels_last", last]) for last in ("1", "0") for nets in (heavy, light)]
-        found += [("padding", [*there, *FEW, "--batch", str(batch), "--amp", "--compile", "--ways", *COMPILED])]
-        found += [("kernels", [])]
-        sizes, threads = ["--sizes", "224", "448"], ["--threads", "2", "4", "8", "16"]
+        found += [("padding", [*nets, "--amp", "--compile", "--ways", *COMPILED]) for nets in (heavy, light)]
+        found += [("padding", [*nets, "--channels_last", "1"]) for nets in (heavy, light)]
+        found += [
+            ("padding", [*nets, *amp, "--channels_last", "0"]) for amp in ([], ["--amp"]) for nets in (heavy, light)
+        ]
+        sizes, threads = ["--sizes", "224", "448"], ["--threads", "1", "2", "4", "8", "16"]
         train = ["--model", "torchvision/resnet50", "--batch", str(batch), "--size", "224"]
         train += ["--steps", "40", "--amp", "bf16"]
+    found = [(name, [*arguments, *["--missing"] * missing]) for name, arguments in found]
+    found += [("kernels", [])] if device == "cuda" else []
     found += [("startup", ["--out", str(HERE / f"startup-{device}.json")])]
     found += [("memory", [])] if device == "cpu" else []
     read = ["--data", data] if data else []
@@ -76,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=int, default=256, help="on a GPU, for one of 80 GB; the smaller networks take two"
     )
+    parser.add_argument("--missing", action="store_true", help="of padding only what its results do not have yet")
     options = parser.parse_args(argv)
     if not options.data:
         print(
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
             flush=True,
         )
     failed = []
-    for name, arguments in plan(options.device, options.data, options.batch):
+    for name, arguments in plan(options.device, options.data, options.batch, options.missing):
         if name in options.only:
             print(f"== {name} {' '.join(arguments)}", flush=True)
             done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / f"{name}.py"), *arguments])

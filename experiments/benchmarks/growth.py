@@ -6,6 +6,7 @@ Decoding and training apart, one after the other. Writes growth-<device>.json.
 """
 
 import argparse
+import random
 import statistics
 import sys
 from pathlib import Path
@@ -69,9 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     }
     ways |= {f"training, {n} ranks": lambda n=n: training(options, n) for n in options.ranks}
     found: dict[str, list[float]] = {name: [] for name in ways}
+    order, rng = list(ways), random.Random(0)
     for _ in range(options.repeats):
-        for name, way in ways.items():
-            found[name].append(way())
+        rng.shuffle(order)
+        for name in order:
+            found[name].append(ways[name]())
             print(f"{name:24} {found[name][-1]:8.1f} images/s", flush=True)
             write(options, {name: rates for name, rates in found.items() if rates})
     return 0

@@ -1,4 +1,4 @@
-"""Images per second of the loaders for training: pcpad's two, torchvision's and timm's, and DALI's bare decoder.
+"""Images per second of the loaders for training: pcpad's two, torchvision's and timm's; DALI's and PIL's work alone.
 
     python experiments/benchmarks/loaders.py --data /path/to/photographs --workers 2
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
@@ -104,6 +105,23 @@ def bare(options: argparse.Namespace, files: list[str], crop: bool) -> Iterator:
     return (pipeline.run() for _ in range(len(files) // options.batch))
 
 
+def pil_alone(options: argparse.Namespace, files: list[str]) -> Iterator:
+    """Batches that PIL's decoding and resizing alone would make with as many cores: no loader, tensors or batches."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(options.workers) as pool:
+        wanted = len(files) // options.batch * options.batch
+        for i, _ in enumerate(pool.map(decode_by_pil, files[:wanted], [options.size] * wanted, chunksize=16)):
+            if (i + 1) % options.batch == 0:
+                yield None
+
+
+def decode_by_pil(path: str, size: int) -> None:
+    """What PIL does of an image for either peer."""
+    with Image.open(path) as image:
+        v2.RandomResizedCrop(size, SCALE, RATIO, antialias=True)(image.convert("RGB"))
+
+
 def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float:
     """Images per second of an epoch, from its batch number `first` to its last."""
     start, count = 0.0, 0
@@ -136,6 +154,9 @@ def loader(options: argparse.Namespace, name: str) -> Iterator:
         return module.TrainLoader(files, labels, transform, **shared).epoch(0)
     if name.startswith("decoding"):
         return bare(options, files, name == "decoding of the crops")
+    if name == "PIL alone":
+        random.shuffle(files)
+        return pil_alone(options, files)
     made = timm_loader(options, repeat) if name == "timm" else None
     return iter(made or torchvision_loader(options, repeat, name == "torchvision, tensors"))
 
@@ -146,7 +167,7 @@ def one(options: argparse.Namespace, name: str) -> float:
 
 
 NAMES = ["torchvision, PIL", "pcpad, DALI", "pcpad, torchvision", "torchvision, tensors", "timm"]
-NAMES += ["decoding of whole images", "decoding of the crops", "pcpad, DALI, packed"]
+NAMES += ["decoding of whole images", "decoding of the crops", "PIL alone", "pcpad, DALI, packed"]
 
 
 def main(argv: list[str] | None = None) -> int:

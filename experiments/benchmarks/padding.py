@@ -24,7 +24,7 @@ import timing
 
 import pcpad
 from pcpad import models
-from pcpad.environment import keep_freed_memory, pick_device
+from pcpad.environment import hardware, keep_freed_memory, pick_device
 from pcpad.padding import gpu
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,10 @@ OTHERS = ["partial, textbook", "reflect, F.pad", "replicate, F.pad", "circular, 
 
 
 class Textbook(nn.Conv2d):
-    """Partial padding as it is usually written: the mask is convolved once for each size, then used everywhere."""
+    """Partial padding as it is usually written: the mask is convolved once for each size, then used everywhere.
+
+    In the dtype of the output: in float32 the ratio and the bias would make what follows under autocast float32 too.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])
@@ -50,9 +53,10 @@ class Textbook(nn.Conv2d):
             seen = F.conv2d(x.new_ones(1, 1, *size), ones, None, self.stride, self.padding, self.dilation)
             self.size, self.ratio = size, ones.numel() / seen
         y = super().forward(x)
+        self.ratio = self.ratio.to(y.dtype)
         if self.bias is None:
             return y * self.ratio
-        bias = self.bias.view(-1, 1, 1)
+        bias = self.bias.to(y.dtype).view(-1, 1, 1)
         return (y - bias) * self.ratio + bias
 
 
@@ -145,6 +149,15 @@ def measure(options: argparse.Namespace, name: str, doing: str, device: torch.de
             f"{name:16}{doing:10}{way:18} {ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f}){memory}",
             flush=True,
         )
+    return stated(options, name, doing) | {
+        "ratios": found,
+        "seconds": {way: [round(s, 5) for s in times] for way, times in seconds.items()},
+        "peak_mib": peaks,
+    }
+
+
+def stated(options: argparse.Namespace, name: str, doing: str) -> dict:
+    """What was asked for of a network."""
     return {
         "network": NETWORKS[name],
         "work": doing,
@@ -153,9 +166,6 @@ def measure(options: argparse.Namespace, name: str, doing: str, device: torch.de
         "channels_last": options.channels_last,
         "compile": options.compile,
         "amp": "bf16" if options.amp else "off",
-        "ratios": found,
-        "seconds": {way: [round(s, 5) for s in times] for way, times in seconds.items()},
-        "peak_mib": peaks,
     }
 
 
@@ -172,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1, help="of each way in a repetition")
+    parser.add_argument("--missing", action="store_true", help="only what the results do not have of this hardware")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
@@ -187,6 +198,10 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     for name in options.network:
         for doing in options.work:
+            wanted = stated(options, name, doing) | {"ratios": options.ways, "hardware": hardware(device)}
+            if options.missing and any(replaced(wanted, there) for there in content["results"]):
+                print(f"{name:16}{doing:10}is there", flush=True)
+                continue
             try:
                 found = measure(options, name, doing, device) | timing.about(device)
             except torch.OutOfMemoryError:

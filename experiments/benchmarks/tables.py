@@ -25,7 +25,8 @@ def about(result: dict) -> str:
     of = result["versions"]
     wanted = [name for name in of if name in ("torch", "torchvision", "timm") or name.startswith("nvidia-dali")]
     named = ", ".join(f"{'DALI' if name.startswith('nvidia') else name} {of[name]}" for name in wanted)
-    return f"{result['date']}, {result['hardware']}, {result['threads']} threads, {named}"
+    threads = f"{result['threads']} threads, " if "threads" in result else ""
+    return f"{result['date']}, {result['hardware']}, {threads}{named}"
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
@@ -116,7 +117,7 @@ def one_run(result: dict) -> list[str]:
         )
     ]
     lines = [f"`{result['command']}`", "", f"{result['data']}; {result['loader']}; {result['note']}", ""]
-    return [*lines, *table(["", "median", "lowest to highest"], rows), ""]
+    return [about(result), "", *lines, *table(["", "median", "lowest to highest"], rows), ""]
 
 
 def hotspots(result: dict) -> list[str]:

@@ -3,17 +3,20 @@
 import argparse
 import json
 import random
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from pcpad.data.manifest import EXTENSIONS
-from pcpad.environment import commit, hardware, versions
+from pcpad.environment import commit, hardware, nvidia_driver, versions
 
 
 def in_turn(
@@ -90,14 +93,25 @@ def num_classes(data: str | Path) -> int:
 
 
 def about(device: torch.device) -> dict:
-    """Date, hardware, threads, versions and commit."""
+    """Date, hardware, threads, versions, commit, and the command of this program."""
+    found = versions()
+    if device.type == "cuda":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": nvidia_driver()}
+        found |= {"triton": version("triton")} if find_spec("triton") else {}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": found,
         "commit": commit(),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """How this program was called; of a folder or file that is named by its path, only its name."""
+    named = [Path(a).name if Path(a).is_absolute() or a.startswith(".") else a for a in sys.argv[1:]]
+    return shlex.join(["python", f"experiments/benchmarks/{Path(sys.argv[0]).name}", *named])
 
 
 def write(path: Path, content: dict) -> None:
