@@ -56,7 +56,8 @@ def keep_freed_memory(device: torch.device) -> bool:
     """Let the C library keep memory that is freed, for the next feature map, where a network runs on a CPU.
 
     By default glibc gives large blocks back to the system at once, which has to clear each page of the next one: on two
-    cores EfficientNet-Lite0 at 224 pixels takes 1.8 times as long to train for it, and 2.6 times as long to evaluate.
+    cores EfficientNet-Lite0 at 224 pixels takes 1.3 times as long to train for it, and 2.1 times as long to evaluate
+    (experiments/benchmarks/memory-cpu.json).
 
     Returns:
         Whether it was done: on glibc, for a CPU, and where no MALLOC_* variable says how.

@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from types import TracebackType
 
 ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT}
 """What ends a job is often sent to all its processes, while the training still has to finish a step and save."""
@@ -50,6 +52,7 @@ def heed_only(main: int, _: int) -> None:
     if known:
         threading.Thread(target=end_at_signal, args=(main,), daemon=True).start()
     threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.excepthook = tell_unless_left
 
 
 def end_at_signal(main: int) -> None:
@@ -63,3 +66,16 @@ def end_with_parent() -> None:
     """End this process when the one that it works for is gone: torch looks for the server only, which waits for us."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def tell_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error of this process, but for a connection that broke since the process that it works for is gone.
+
+    Batches are handed over by a thread of Python's (`multiprocessing.resource_sharer`), which may meet the broken
+    connection before `end_with_parent` has ended this process, and would show a traceback.
+    """
+    if isinstance(error, (OSError, EOFError)):
+        multiprocessing.parent_process().join(1)  # what is killed closes its connections first, then it is gone
+        if not multiprocessing.parent_process().is_alive():
+            os._exit(1)
+    sys.__excepthook__(kind, error, trace)

@@ -78,3 +78,37 @@ os.kill(os.getpid(), 9)
     while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < until:
         time.sleep(0.2)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+CHILD = """
+import multiprocessing, os, signal, sys
+from pcpad.data import workers
+
+def work(ours, theirs, error):
+    theirs.close()
+    workers.end_with_parent = lambda: None  # which would be too late
+    workers.heed_only(os.getppid(), 0)
+    try:
+        ours.recv()
+        raise error
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+
+here, there = multiprocessing.Pipe()
+child = multiprocessing.get_context("fork").Process(target=work, args=(there, here, ValueError("a mistake")))
+child.start()
+there.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", []),  # the child reads the end of the connection
+        ("here.close(); child.join()", ["EOFError"]),
+        ("here.send(1); child.join()", ["ValueError: a mistake"]),
+    ],
+)
+def test_a_worker_is_silent_where_its_process_is_gone_and_then_alone(end, shown):
+    done = subprocess.run([sys.executable, "-c", CHILD + end], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1:] == shown
