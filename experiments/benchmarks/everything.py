@@ -17,7 +17,7 @@ FEW = ["--network", "resnet50", "mobilenet_v2", *BOTH]
 HEAVY, LIGHT = ["resnet50", "vgg16_bn", "convnext_tiny"], ["mobilenet_v2", "efficientnet_b0"]
 
 
-def plan(device: str, data: str | None, batch: int, missing: bool) -> list[tuple[str, list[str]]]:
+def plan(device: str, data: str | None, batch: int, missing: bool = False) -> list[tuple[str, list[str]]]:
     """Name and arguments of each program; the batch is that of the larger networks on a GPU."""
     there = ["--device", device]
     if device == "cpu":

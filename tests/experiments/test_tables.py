@@ -41,9 +41,11 @@ def test_some_images_of_a_class_tree(tmp_path, monkeypatch):
     assert len(list(all_of_them.rglob("*.jpg"))) == 12
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_every_program_knows_the_options_that_it_is_given(device, monkeypatch):
-    for name, arguments in load("everything", monkeypatch).plan(device, "DATA", 64):
+def test_every_program_knows_the_options_that_it_is_given(device, missing, monkeypatch):
+    for name, arguments in load("everything", monkeypatch).plan(device, "DATA", 64, missing):
+        assert ("--missing" in arguments) == (missing and name == "padding")
         text = (FOLDER / f"{name}.py").read_text()
         assert [a for a in arguments if a.startswith("--") and f'"{a}"' not in text] == []
 
@@ -79,3 +81,39 @@ def test_photographs_under_many_names(tmp_path, monkeypatch):
 def test_the_clock_starts_after_what_any_loader_prepares(monkeypatch):
     warm = load("loaders", monkeypatch).warm
     assert all(warm(workers) > 2 * workers for workers in (0, 1, 2, 16, 64))  # torch's: two batches a worker
+
+
+def test_missing_measures_what_the_results_do_not_have(monkeypatch, tmp_path, capsys):
+    padding = load("padding", monkeypatch)
+    measured = []
+
+    def measure(options, name, doing, device):
+        measured.append((name, doing, options.amp))
+        return padding.stated(options, name, doing) | {"ratios": dict.fromkeys(options.ways), "seconds": {}}
+
+    monkeypatch.setattr(padding, "measure", measure)
+    monkeypatch.setattr(padding, "keep_freed_memory", lambda device: False)  # of this process
+    monkeypatch.setattr(padding.torch.backends.cudnn, "benchmark", False)
+    common = ["--device", "cpu", "--work", "inference", "--out", str(tmp_path / "padding.json"), "--missing"]
+    first = ["--network", "resnet50", "--ways", "zeros", "partial", *common]
+    assert padding.main(first) == 0
+    assert padding.main(first) == 0
+    assert measured == [("resnet50", "inference", False)]
+    assert "is there" in capsys.readouterr().out
+    padding.main(["--network", "resnet50", "vgg16_bn", "--ways", "zeros", "partial", *common])
+    padding.main([*first, "--amp"])
+    padding.main(["--network", "resnet50", "--ways", "zeros", "reflect", *common])  # another way
+    assert measured[1:] == [
+        ("vgg16_bn", "inference", False),
+        ("resnet50", "inference", True),
+        ("resnet50", "inference", False),
+    ]
+
+
+def test_what_a_benchmark_records_names_no_folder_of_the_machine(monkeypatch):
+    timing = load("timing", monkeypatch)
+    monkeypatch.setattr(
+        sys, "argv", ["/a/loaders.py", "--data", "/home/me/photos", "--model", "timm/resnet50", "../b/c"]
+    )
+    wanted = "python experiments/benchmarks/loaders.py --data photos --model timm/resnet50 c"
+    assert timing.about(timing.torch.device("cpu"))["command"] == wanted
