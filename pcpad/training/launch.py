@@ -11,7 +11,7 @@ from pathlib import Path
 from pcpad.config import TrainSettings
 from pcpad.environment import num_cores
 from pcpad.training.requeue import STATUS
-from pcpad.training.signals import PARENT, STOPPED, heeded
+from pcpad.training.signals import NOTED, PARENT, STOPPED, heeded
 
 GRACE = 180
 """Seconds that the processes have to finish their step and save, after a signal or when one of them has died."""
@@ -53,11 +53,7 @@ def launch(settings: TrainSettings, argv: list[str]) -> int:
         except SignalException as stop:
             return outcome(signal.Signals(stop.sigval).name)
         except ChildFailedError as error:
-            codes = {one.exitcode for one in error.failures.values()}
-            if STOPPED in codes:  # asked to stop before the first step
-                print(f"pcpad: {failure(error)}", file=sys.stderr, flush=True)
-                return STOPPED
-            raise ValueError(failure(error)) from None
+            return ended(error)
         finally:
             status = os.environ.pop(STATUS)
             del os.environ[PARENT]
@@ -91,11 +87,34 @@ def outcome(received: str | None, status: str | None = None) -> int:
     return 130 if (told.get("signal") or received) == "SIGINT" else STOPPED
 
 
+def ended(error) -> int:
+    """The exit code of processes that were asked to stop before the first step; says so.
+
+    Raises:
+        ValueError: one has failed of itself. torchrun then asks the others to stop, which is no reason to start again.
+    """
+    if broken(error) or STOPPED not in {one.exitcode for one in error.failures.values()}:
+        raise ValueError(failure(error)) from None
+    print(f"pcpad: {failure(error)}", file=sys.stderr, flush=True)
+    return STOPPED
+
+
+def broken(error) -> dict:
+    """The processes that failed of themselves, by rank: not those that a signal has stopped, or that lost another."""
+
+    def by_itself(one) -> bool:
+        if one.exitcode < 0:
+            return signal.Signals(-one.exitcode).name not in NOTED
+        return one.exitcode not in (STOPPED, 130) and os.path.isfile(one.error_file)
+
+    return {rank: one for rank, one in error.failures.items() if by_itself(one)}
+
+
 def failure(error) -> str:
     """One message for all processes that have failed: what each said, or which signal ended it."""
     told: dict[str, list[int]] = {}
     killed = {}
-    for rank, one in sorted(error.failures.items()):
+    for rank, one in sorted((broken(error) or error.failures).items()):
         if os.path.isfile(one.error_file):
             told.setdefault(one.message, []).append(rank)
         elif one.exitcode < 0:

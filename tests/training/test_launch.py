@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,10 +149,28 @@ def failed(tmp_path, codes: dict, texts: dict):
         ({0: -15, 1: -9}, {}, "the process of rank 1 was killed by SIGKILL: memory?"),
         ({0: 3, 1: 3}, {}, "the processes have failed with exit codes [3]"),
         ({0: 1, 1: 1}, {0: "a", 1: "b"}, "a; b"),
+        ({0: 75, 1: 1}, {0: "stopped by SIGTERM", 1: "no such file"}, "no such file"),
+        ({0: 75, 1: -9}, {0: "stopped by SIGTERM"}, "the process of rank 1 was killed by SIGKILL: memory?"),
     ],
 )
 def test_one_message_for_all(tmp_path, codes, texts, said):
-    assert launch.failure(failed(tmp_path, codes, texts)) == said
+    error = failed(tmp_path, codes, texts)
+    assert launch.failure(error) == said
+    with pytest.raises(ValueError, match=re.escape(said)):
+        launch.ended(error)
+
+
+@pytest.mark.parametrize(
+    ("codes", "texts"),
+    [
+        ({0: 75, 1: 75}, {0: "stopped by SIGTERM", 1: "stopped by SIGTERM"}),
+        ({0: 75, 1: 1}, {0: "stopped by SIGTERM"}),  # it has lost the other
+        ({0: 75, 1: -15}, {0: "stopped by SIGTERM"}),  # it did not listen yet
+    ],
+)
+def test_processes_that_were_asked_to_stop_before_the_first_step(tmp_path, codes, texts, capsys):
+    assert launch.ended(failed(tmp_path, codes, texts)) == STOPPED
+    assert capsys.readouterr().err == "pcpad: stopped by SIGTERM\n"
 
 
 @pytest.mark.parametrize(
