@@ -27,12 +27,21 @@ def locked(folder: Path) -> Iterator[None]:
             be written.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open_lock(folder / NAME)
-    except OSError as error:
-        remove_empty(created)
-        raise OSError(f"the folder {folder} cannot be written ({error.strerror}); choose another with --out") from error
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = open_lock(folder / NAME)
+            break
+        except OSError as error:
+            gone = isinstance(error, (FileNotFoundError, FileExistsError)) and not folder.is_file()
+            if gone and time.monotonic() < until:  # a holder that ends removes the empty folder, also just now
+                time.sleep(0.01)
+                continue
+            remove_empty(created)
+            raise OSError(
+                f"the folder {folder} cannot be written ({error.strerror}); choose another with --out"
+            ) from error
     try:
         os.truncate(handle, 0)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

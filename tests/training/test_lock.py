@@ -144,3 +144,18 @@ def test_an_occupied_folder_says_what_is_different(call, tmp_path, capsys):
     assert main(["train", "--resume", "run", "--seed", "3"]) == 1
     assert "the run has other settings: seed: 0 -> 3" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_its_last_holder_removes_in_between(tmp_path, monkeypatch):
+    real, removed = lock.open_lock, []
+
+    def late(path):
+        if not removed:
+            removed.append(path.parent.rmdir())
+        return real(path)
+
+    monkeypatch.setattr(lock, "open_lock", late)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / lock.NAME).is_file()
+    assert removed == [None]
+    assert not (tmp_path / "run").exists()
