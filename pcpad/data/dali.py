@@ -1,7 +1,8 @@
-"""The DALI loader: decoding, resizing and augmentation in DALI's threads, on the GPU where there is one.
+"""The DALI loader: decoding, resizing and augmentation in DALI's graph, on the GPU where there is one.
 
-Evaluation gives the pixels of ``pcpad.data.reference``, with one exception: at the border DALI repeats the last pixel
-where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of CMYK.
+Evaluation gives the pixels of ``pcpad.data.reference``, with one exception on a GPU: at the border DALI repeats the
+last pixel where PIL cuts the filter off, which shows in images of a few pixels. Training takes DALI's own conversion of
+CMYK.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -144,6 +145,7 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         shared = {"batch_size": batch_size, "seed": seed, "rank": rank, "world": world}
         self._fingerprint = fingerprint("dali", files, labels, **shared) | {"dali": dali_version}
+        self._fingerprint["resize"] = "torch" if torch.device(device).type == "cpu" else "dali"
         self._files, self._labels = files, torch.tensor(labels, dtype=torch.int64)
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
@@ -266,7 +268,7 @@ class TrainLoader:
         Raises:
             ValueError: the state belongs to other files or settings, or to another rank.
         """
-        check_fingerprint(state, self._fingerprint, other_world)
+        check_fingerprint({"resize": "dali"} | state, self._fingerprint, other_world)  # as it was before it was saved
         self._outputs, self._checkpoint = None, None if other_world else state["checkpoint"]
         self._since = [state["epoch"], self._world] if other_world else state["since"]
         self._progress.move(state["epoch"], state["step"])

@@ -6,9 +6,9 @@ from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
 from pcpad.data.batch import EvalTransform, TrainTransform
+from pcpad.data.dali_resize import resize
 from pcpad.data.native import NativeTrainTransform, NativeTransform
 
-FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 Transform = EvalTransform | TrainTransform
 
 
@@ -24,32 +24,16 @@ def eval_images(images: DataNode, encoded: DataNode, transform: EvalTransform) -
     shorter = math.min(height, width)
     by_height, by_width = (shorter, shorter) if transform.crop_mode == "center" else (height, width)
     new_height, new_width = height * transform.resize // by_height, width * transform.resize // by_width
-    images = resize_as_pil(images, (height, width), (new_height, new_width), transform)
+    images = resize(images, (new_height, new_width), transform.interpolation, (height, width))
     start = fn.stack(half(new_height - transform.size), half(new_width - transform.size))
     images = fn.slice(images, start=start, shape=[transform.size, transform.size], axis_names="HW")
     return normalise(images, transform)
 
 
-def resize_as_pil(
-    images: DataNode, old: tuple[DataNode, DataNode], new: tuple[DataNode, DataNode], transform: EvalTransform
-) -> DataNode:
-    """Resizes one side after the other and rounds to 8 bits in between, as PIL does and one fn.resize does not.
-
-    The width comes first, unless the height shrinks by more than twice as many pixels (Pillow 13, Resample.c).
-    """
-    (height, width), (new_height, new_width) = old, new
-    height_first = (height > new_height) & (height - new_height > 2 * (width - new_width))
-    first_height = height + height_first * (new_height - height)
-    first_width = new_width + height_first * (width - new_width)
-    for size in ((first_height, first_width), (new_height, new_width)):
-        images = resize(images, fn.cast(fn.stack(*size), dtype=types.FLOAT), transform)
-    return images
-
-
 def native_images(images: DataNode, encoded: DataNode, transform: NativeTransform) -> tuple[DataNode, DataNode]:
     """Resizes and normalises a decoded image at its own aspect ratio, on a canvas of the batch; and the sides."""
     old, sides = native_sides_of(encoded, transform)
-    images = resize_as_pil(images, old, sides, transform)
+    images = resize(images, sides, transform.interpolation, old)
     return fn.pad(normalise(images, transform), axis_names="HW", fill_value=0), fn.stack(*sides)
 
 
@@ -62,7 +46,7 @@ def native_train_images(
     crop = {"rel_start": start, "rel_shape": fn.stack(side, side), "axis_names": "HW"}
     images = fn.decoders.image_slice(encoded, **crop, **decoder(device))
     _, sides = native_sides_of(encoded, transform)
-    images = resize(images, fn.cast(fn.stack(*sides), dtype=types.FLOAT), transform)
+    images = resize(images, sides, transform.interpolation)
     mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
     images = normalise(images, transform, mirror=mirror)
     return fn.pad(images, axis_names="HW", fill_value=0), fn.stack(*sides)
@@ -98,7 +82,7 @@ def train_images(
         seed=seeds[0],
         **decoder(device),
     )
-    images = resize(images, [transform.size, transform.size], transform)
+    images = resize(images, (transform.size, transform.size), transform.interpolation)
     if transform.randaugment:
         images = rand_augmented(images, transform)
     mirror = fn.random.coin_flip(probability=transform.hflip, seed=seeds[1])
@@ -124,10 +108,6 @@ def decoder(device: torch.device) -> dict:
     # Chroma as PIL's libjpeg has it; and no hardware decoder, whose pixels are not those of the kernels, so
     # that an image does not depend on which of the two it went to.
     return args | {"device": "mixed", "jpeg_fancy_upsampling": True, "hw_decoder_load": 0.0}
-
-
-def resize(images: DataNode, size: DataNode | list[int], transform: Transform) -> DataNode:
-    return fn.resize(images, size=size, interp_type=FILTERS[transform.interpolation], antialias=True)
 
 
 def half(excess: DataNode) -> DataNode:

@@ -342,6 +342,14 @@ def test_state_of_another_dali_is_refused(dali, photo_files):
         train_loader(dali, photo_files).restore({**state, "dali": "1.0"})
 
 
+def test_state_of_images_that_dali_resized_is_refused(dali, photo_files):
+    """A GPU's, and one of pcpad before torch resized on a CPU: its pixels are others, its pipeline too."""
+    state = train_loader(dali, photo_files).state()
+    for other in ({**state, "resize": "dali"}, {key: state[key] for key in state if key != "resize"}):
+        with pytest.raises(ValueError, match="resize was 'dali', is 'torch'"):
+            train_loader(dali, photo_files).restore(other)
+
+
 def test_epochs_come_in_order(loader, photo_files):
     made = train_loader(loader, photo_files)
     with pytest.raises(ValueError, match="0 is next"):
