@@ -16,7 +16,13 @@ from pcpad.data.dali_resize import Resizer, resized, resized_by_dali, resized_by
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Height and width before and after: smaller, larger, one of each, height first, halved (ties), as it is, extremes.
 SIZES = [((188, 250), (96, 128)), ((40, 56), (97, 131)), ((188, 60), (64, 64)), ((500, 120), (64, 100))]
-SIZES += [((128, 192), (64, 96)), ((64, 48), (64, 48)), ((1, 1), (16, 16)), ((3, 200), (32, 7)), ((900, 1200), (24, 32))]
+SIZES += [
+    ((128, 192), (64, 96)),
+    ((64, 48), (64, 48)),
+    ((1, 1), (16, 16)),
+    ((3, 200), (32, 7)),
+    ((900, 1200), (24, 32)),
+]
 
 
 def by_pil(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
