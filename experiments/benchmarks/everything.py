@@ -56,7 +56,11 @@ def plan(device: str, data: str | None, batch: int, missing: bool = False) -> li
         ]
         if device == "cuda":
             found += [("training_run", [*there, *read, "--batch", str(batch)])]
-        found += [("loaders", [*there, *read]), ("growth", [*there, *read, *sizes, *threads])]
+        found += [
+            ("loaders", [*there, *read]),
+            ("loaders", [*there, *read, "--evaluation"]),
+            ("growth", [*there, *read, *sizes, *threads]),
+        ]
     return found
 
 

@@ -1,12 +1,13 @@
-"""Images per second of the loaders for training: pcpad's two, torchvision's and timm's; DALI's and PIL's work alone.
+"""Images per second of the loaders: pcpad's two, torchvision's and timm's; DALI's and PIL's work alone.
 
     python experiments/benchmarks/loaders.py --data /path/to/photographs --workers 2
 
 All read the same files with the same number of threads or processes: a random resized crop to 224 pixels by one law,
-bilinear, a flip, and normalised float32 batches on the device. Each runs in processes of its own, in turn with the
+bilinear, a flip, and normalised float32 batches on the device; with ``--evaluation`` the shorter side resized to 256
+and the middle 224 pixels, in order. Each runs in processes of its own, in turn with the
 others, pcpad's with the memory kept as in a training (``--together``: all in one process, where starting takes longer
 than measuring). Rates are those of a loader under way: the clock starts after the
-first batches. Writes loaders-<device>.json.
+first batches. Writes loaders-<device>.json, or loaders-evaluation-<device>.json.
 """
 
 import argparse
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import timing
 
 from pcpad.data import dali, reference
-from pcpad.data.batch import TrainTransform
+from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.loaders import default_workers
 from pcpad.data.manifest import class_folders, list_images
 from pcpad.environment import keep_freed_memory, pick_device
@@ -40,6 +41,7 @@ from pcpad.environment import keep_freed_memory, pick_device
 HERE = Path(__file__).resolve().parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+CROP = 0.875  # of the resized image's shorter side, in an evaluation
 
 
 def warm(workers: int) -> int:
@@ -52,29 +54,37 @@ def tensors(path: str) -> torch.Tensor:
     return decode_image(path, ImageReadMode.RGB)
 
 
-def torchvision_loader(options: argparse.Namespace, repeat: int, on_tensors: bool) -> DataLoader:
+def resizing(size: int, evaluation: bool) -> v2.Transform:
+    """torchvision's transform of an image to the pixels that are normalised, but for the flip."""
+    if not evaluation:
+        return v2.RandomResizedCrop(size, SCALE, RATIO, antialias=True)
+    return v2.Compose([v2.Resize(int(size / CROP), antialias=True), v2.CenterCrop(size)])
+
+
+def torchvision_loader(options: argparse.Namespace, number: int, on_tensors: bool) -> DataLoader:
     """ImageFolder and torchvision's transforms, of PIL images as its reference trainings have them, or of tensors."""
-    steps = [v2.RandomResizedCrop(options.size, SCALE, RATIO, antialias=True), v2.RandomHorizontalFlip()]
-    steps = [*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    if not on_tensors:
-        steps.insert(2, v2.PILToTensor())
+    steps = [resizing(options.size, options.evaluation)]
+    steps += [] if options.evaluation else [v2.RandomHorizontalFlip()]
+    steps += [] if on_tensors else [v2.PILToTensor()]
+    steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     folder = ImageFolder(options.data, v2.Compose(steps), **({"loader": tensors} if on_tensors else {}))
-    folder.samples = folder.samples * repeat
+    folder.samples = repeated(folder.samples, number)
     workers = {"num_workers": options.workers, "persistent_workers": True, "pin_memory": options.pin}
-    return DataLoader(folder, options.batch, shuffle=True, drop_last=True, **workers)
+    return DataLoader(folder, options.batch, shuffle=not options.evaluation, drop_last=True, **workers)
 
 
-def timm_loader(options: argparse.Namespace, repeat: int) -> DataLoader:
+def timm_loader(options: argparse.Namespace, number: int) -> DataLoader:
     """timm's loader with its prefetcher where that works (on a GPU), without any augmentation beyond crop and flip."""
     from timm.data import create_dataset, create_loader
 
     dataset = create_dataset("", root=options.data)
-    dataset.reader.samples = list(dataset.reader.samples) * repeat
+    dataset.reader.samples = repeated(list(dataset.reader.samples), number)
     return create_loader(
         dataset,
         (3, options.size, options.size),
         options.batch,
-        is_training=True,
+        is_training=not options.evaluation,
+        crop_pct=CROP,
         no_aug=False,
         scale=SCALE,
         ratio=RATIO,
@@ -97,7 +107,7 @@ def bare(options: argparse.Namespace, files: list[str], crop: bool) -> Iterator:
 
     pipeline = Pipeline(options.batch, options.workers, None if options.device.type == "cpu" else 0)
     with pipeline:
-        encoded, _ = fn.readers.file(files=files, random_shuffle=True)
+        encoded, _ = fn.readers.file(files=files, random_shuffle=not options.evaluation)
         decode = fn.decoders.image_random_crop if crop else fn.decoders.image
         area = {"random_area": list(SCALE), "random_aspect_ratio": list(RATIO)} if crop else {}
         pipeline.set_outputs(decode(encoded, device="cpu" if options.device.type == "cpu" else "mixed", **area))
@@ -110,16 +120,22 @@ def pil_alone(options: argparse.Namespace, files: list[str]) -> Iterator:
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(options.workers) as pool:
-        wanted = len(files) // options.batch * options.batch
-        for i, _ in enumerate(pool.map(decode_by_pil, files[:wanted], [options.size] * wanted, chunksize=16)):
+        wanted = len(files)
+        given = ([options.size] * wanted, [options.evaluation] * wanted)
+        for i, _ in enumerate(pool.map(decode_by_pil, files, *given, chunksize=16)):
             if (i + 1) % options.batch == 0:
                 yield None
 
 
-def decode_by_pil(path: str, size: int) -> None:
+def decode_by_pil(path: str, size: int, evaluation: bool) -> None:
     """What PIL does of an image for either peer."""
     with Image.open(path) as image:
-        v2.RandomResizedCrop(size, SCALE, RATIO, antialias=True)(image.convert("RGB"))
+        resizing(size, evaluation)(image.convert("RGB"))
+
+
+def repeated(items: list, number: int) -> list:
+    """So many items: those of the list, again and again."""
+    return (items * -(-number // len(items)))[:number]
 
 
 def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float:
@@ -139,9 +155,8 @@ def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float
 def loader(options: argparse.Namespace, name: str) -> Iterator:
     """One epoch of a loader."""
     folder = ImageFolder(options.data)
-    repeat = -(-(options.images + warm(options.workers) * options.batch) // len(folder.samples))
-    files = [path for path, _ in folder.samples] * repeat
-    labels = np.array([label for _, label in folder.samples] * repeat)
+    number = (-(-options.images // options.batch) + warm(options.workers)) * options.batch
+    files, labels = map(list, zip(*repeated(folder.samples, number), strict=True))
     if name.startswith("pcpad"):
         keep_freed_memory(options.device)
         if name == "pcpad, DALI, packed":
@@ -149,16 +164,20 @@ def loader(options: argparse.Namespace, name: str) -> Iterator:
             images = list_images(root, {folder: label for label, folder in enumerate(class_folders(root))})
             files, labels = images.files, images.labels
         module = reference if name == "pcpad, torchvision" else dali
+        shared = {"batch_size": options.batch, "workers": options.workers, "device": options.device}
+        labels = np.array(labels)
+        if options.evaluation:
+            transform = EvalTransform(options.size, CROP, "bilinear", MEAN, STD)
+            return iter(module.EvalLoader(files, labels, transform, **shared))
         transform = TrainTransform(options.size, SCALE, RATIO, 0.5, "bilinear", MEAN, STD)
-        shared = {"batch_size": options.batch, "workers": options.workers, "device": options.device, "seed": 0}
-        return module.TrainLoader(files, labels, transform, **shared).epoch(0)
+        return module.TrainLoader(files, labels, transform, **shared, seed=0).epoch(0)
     if name.startswith("decoding"):
         return bare(options, files, name == "decoding of the crops")
     if name == "PIL alone":
         random.shuffle(files)
         return pil_alone(options, files)
-    made = timm_loader(options, repeat) if name == "timm" else None
-    return iter(made or torchvision_loader(options, repeat, name == "torchvision, tensors"))
+    made = timm_loader(options, number) if name == "timm" else None
+    return iter(made or torchvision_loader(options, number, name == "torchvision, tensors"))
 
 
 def one(options: argparse.Namespace, name: str) -> float:
@@ -179,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads or processes of each loader")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--evaluation", action="store_true", help="the loaders of an evaluation")
     parser.add_argument("--images", type=int, default=3000, help="at least so many are timed; files are repeated")
     parser.add_argument("--together", action="store_true", help="all in this process")
     parser.add_argument("--cold", action="store_true", help="empty the system's file cache before each (as root)")
@@ -188,7 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", choices=NAMES, help="measure this one, once, in this process")
     options = parser.parse_args(argv)
     options.device = pick_device(options.device)
-    options.ways = options.ways or [name for name in NAMES if options.packed or not name.endswith("packed")]
+    no_way = {"pcpad, DALI, packed": not options.packed, "decoding of the crops": options.evaluation}
+    options.ways = options.ways or [name for name in NAMES if not no_way.get(name)]
     options.pin = options.device.type == "cuda"
     if options.together:
         timing.check_together(parser, options.device)
@@ -217,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         },
         "compared_with": options.ways[0],
         "repetitions": {name: [round(r, 1) for r in rates] for name, rates in found.items()},
+        "evaluation": options.evaluation,
         "cold": options.cold,
         "workers": options.workers,
         "batch": options.batch,
@@ -226,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     for name in options.ways:
         print(f"{name:26} {result['rates'][name]:7.0f} images/s, {result['times_as_fast'][name]:.2f} times")
-    path = options.out or HERE / f"loaders-{options.device.type}.json"
+    path = options.out or HERE / f"loaders-{'evaluation-' * options.evaluation}{options.device.type}.json"
     timing.write(path, result | timing.about(options.device))
     return 0
 

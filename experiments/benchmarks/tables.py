@@ -168,7 +168,7 @@ def main() -> int:
             "padding",
             lambda r: padding(r["results"]),
         ),
-        "Loaders for training": ("loaders", rates),
+        "Loaders": ("loaders", rates),
         "Training loops": ("training", training),
         "A training from files": ("training_run", one_run),
         "Growth": ("growth", rates),
