@@ -94,7 +94,8 @@ def synthetic(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
 
 def read_by(options: argparse.Namespace, name: str) -> Iterator:
     """Batches of a loader of `loaders`, enough for all steps."""
-    wanted = argparse.Namespace(**vars(options) | {"images": (options.steps + 2) * options.batch})  # and those before
+    number = (options.steps + 2) * options.batch  # and those before
+    wanted = argparse.Namespace(**vars(options) | {"images": number, "evaluation": False})
     return loaders.loader(wanted, name)
 
 

@@ -145,7 +145,7 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch(len(files), world, batch_size)
         shared = {"batch_size": batch_size, "seed": seed, "rank": rank, "world": world}
         self._fingerprint = fingerprint("dali", files, labels, **shared) | {"dali": dali_version}
-        self._fingerprint["resize"] = "torch" if torch.device(device).type == "cpu" else "dali"
+        self._fingerprint["resize"] = "torch, on a CPU" if torch.device(device).type == "cpu" else "DALI, on a GPU"
         self._files, self._labels = files, torch.tensor(labels, dtype=torch.int64)
         self._transform, self._device = transform, torch.device(device)
         self._batch_size, self._workers = batch_size, workers
@@ -268,7 +268,9 @@ class TrainLoader:
         Raises:
             ValueError: the state belongs to other files or settings, or to another rank.
         """
-        check_fingerprint({"resize": "dali"} | state, self._fingerprint, other_world)  # as it was before it was saved
+        if state.get("loader") == "dali" and "resize" not in state:  # of a time when DALI resized everywhere
+            state = state | {"resize": "DALI" if self._device.type == "cpu" else self._fingerprint["resize"]}
+        check_fingerprint(state, self._fingerprint, other_world)
         self._outputs, self._checkpoint = None, None if other_world else state["checkpoint"]
         self._since = [state["epoch"], self._world] if other_world else state["since"]
         self._progress.move(state["epoch"], state["step"])

@@ -3,10 +3,12 @@
 DALI's own filters take longer on a CPU than decoding does (experiments/benchmarks/NOTES.md).
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 
 import numpy as np
+import PIL
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
@@ -14,13 +16,14 @@ from nvidia.dali.pipeline import Pipeline
 from torch.nn.functional import interpolate
 
 FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+PIL_MAY_TAKE_HEIGHT_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 Sides = tuple[DataNode, DataNode]
 
 
 def resize(images: DataNode, new: Sides | tuple[int, int], interpolation: str, old: Sides | None = None) -> DataNode:
     """Resizes images of 8 bits, ``(height, width, 3)``, with antialiasing, on the device where they are.
 
-    PIL's pixels within 2 of 255, on a GPU only where `old` is given.
+    PIL's pixels, on a CPU within 2 of 255. On a GPU the border is another, and without `old` the rounding too.
 
     Args:
         new: height and width wanted.
@@ -51,8 +54,8 @@ def resized_by_dali(images: DataNode, new: Sides | tuple[int, int], interpolatio
 
 
 def is_height_first(height, width, new_height, new_width):
-    """Whether PIL resizes the height before the width (Pillow 13, Resample.c): of numbers, or of nodes of a graph."""
-    return (height > new_height) & (height - new_height > 2 * (width - new_width))
+    """Whether PIL resizes the height before the width (Resample.c, from Pillow 13 on); of numbers or nodes of a graph."""
+    return (height > new_height) & (height - new_height > 2 * (width - new_width)) & PIL_MAY_TAKE_HEIGHT_FIRST
 
 
 class Resizer:
@@ -69,7 +72,12 @@ class Resizer:
             for i in left:
                 made[i] = resized(images[i], tuple(sizes[i].tolist()), self._interpolation)
 
-        for job in [pool(self._threads).submit(work) for _ in range(self._threads)]:
+        jobs: list[Future] = []
+        try:
+            jobs.extend(pool(self._threads).submit(work) for _ in range(self._threads))
+        finally:
+            wait(jobs)  # after a failure too: they read memory that is DALI's, and gone when this has returned
+        for job in jobs:
             job.result()
         return made
 
@@ -78,6 +86,9 @@ class Resizer:
 def pool(threads: int) -> ThreadPoolExecutor:
     """The threads of all pipelines of this process that have so many."""
     return ThreadPoolExecutor(threads, thread_name_prefix="pcpad-resize")
+
+
+os.register_at_fork(after_in_child=pool.cache_clear)  # threads do not follow into a forked process
 
 
 def resized(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:

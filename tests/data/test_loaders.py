@@ -342,12 +342,15 @@ def test_state_of_another_dali_is_refused(dali, photo_files):
         train_loader(dali, photo_files).restore({**state, "dali": "1.0"})
 
 
-def test_state_of_images_that_dali_resized_is_refused(dali, photo_files):
+def test_state_of_images_that_dali_resized_is_refused(torchvision, dali, photo_files):
     """A GPU's, and one of pcpad before torch resized on a CPU: its pixels are others, its pipeline too."""
     state = train_loader(dali, photo_files).state()
-    for other in ({**state, "resize": "dali"}, {key: state[key] for key in state if key != "resize"}):
-        with pytest.raises(ValueError, match="resize was 'dali', is 'torch'"):
+    earlier = {key: state[key] for key in state if key != "resize"}
+    for other, said in (({**state, "resize": "DALI, on a GPU"}, "DALI, on a GPU"), (earlier, "DALI")):
+        with pytest.raises(ValueError, match=f"resize was '{said}', is 'torch, on a CPU'"):
             train_loader(dali, photo_files).restore(other)
+    with pytest.raises(ValueError, match="resize was None"):  # no word of DALI where it read nothing
+        train_loader(dali, photo_files).restore(train_loader(torchvision, photo_files).state())
 
 
 def test_epochs_come_in_order(loader, photo_files):

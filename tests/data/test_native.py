@@ -67,7 +67,7 @@ def test_torchvisions_pixels(loader, kind_files, interpolation, multiple):
         sides = [32] if multiple == 1 else list(native_sides(image.height, image.width, 32, multiple))
         wanted = F.pil_to_tensor(F.resize(image, sides, InterpolationMode(interpolation))).float()
         assert images[row].shape == wanted.shape, names[row]
-        limit = 0.25 if loader.__name__.endswith("dali") else 1e-4
+        limit = 0.02 if loader.__name__.endswith("dali") else 1e-4
         assert (images[row] - wanted).abs().mean() < limit, names[row]
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pcpad.data.batch import EvalTransform
-from tests.data.made import CPU, eval_loader, eval_transform, pixels
+from pcpad.data.batch import EvalTransform, TrainTransform
+from tests.data.conftest import picture
+from tests.data.made import CPU, MEAN, STD, eval_loader, eval_transform, pixels, train_loader
 
 SIZES = [(64, 0.875), (128, 0.95), (160, 1.0), (224, 0.875), (288, 0.95)]
 RESIZES = [(*s, i, m) for s in SIZES for i in ("bilinear", "bicubic") for m in ("center", "squash")]
@@ -64,6 +65,19 @@ def test_dali_gives_timms_pixels_of_real_photographs(dali, real_files, resize):
     found = differences(dali, real_files, eval_transform(*resize))
     assert found.mean() < 0.01
     assert found.max() < 0.1
+
+
+def test_training_gives_pils_pixels(loader, tmp_path):
+    """Of square images, of which a crop of the whole area and of ratio 1 is the whole."""
+    images = [Image.fromarray(picture(side, side, seed=side)) for side in (40, 96, 97, 160, 200, 251)]
+    files = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+    for image, file in zip(images, files, strict=True):
+        image.save(file)
+    transform = TrainTransform(96, (1.0, 1.0), (1.0, 1.0), 0.0, "bilinear", MEAN, STD)
+    for batch in train_loader(loader, files, transform, batch_size=3).epoch(0):
+        for ours, i in zip(pixels(batch.images), batch.index.tolist(), strict=True):
+            theirs = torch.from_numpy(np.asarray(images[i].resize((96, 96), Image.Resampling.BILINEAR)).copy())
+            assert (ours - theirs.permute(2, 0, 1)).abs().mean() < 0.02, i
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """Resizing by torch and by DALI, within DALI's graphs, against PIL."""
 
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +16,9 @@ pytest.importorskip("nvidia.dali")
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
-from pcpad.data.dali_resize import Resizer, resized, resized_by_dali, resized_by_torch
+from pcpad.data import dali_resize
+from pcpad.data.dali_resize import PIL_MAY_TAKE_HEIGHT_FIRST, Resizer, resized, resized_by_dali, resized_by_torch
+from tests.data.made import eval_loader
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Height and width before and after: smaller, larger, one of each, height first, halved (ties), as it is, extremes.
@@ -60,6 +67,7 @@ def test_torch_gives_pils_pixels(old, new, interpolation):
     assert found.mean() < 0.05
 
 
+@pytest.mark.skipif(not PIL_MAY_TAKE_HEIGHT_FIRST, reason="before 13, Pillow resizes the width first")
 @pytest.mark.parametrize("interpolation", FILTERS)
 def test_the_other_order_of_sides_is_seen(interpolation):
     """The measure itself: noise whose height is to be resized first is another one where the width comes first."""
@@ -97,7 +105,64 @@ def test_each_image_has_its_own_size(threads):
         assert difference(ours, by_pil(image, tuple(size.tolist()), "bilinear")).max() <= 2
 
 
-def test_a_failure_is_raised():
-    images = [picture(20, 40), np.zeros((0, 5, 3), dtype=np.uint8), picture(20, 40)]
-    with pytest.raises(RuntimeError):
-        Resizer("bilinear", 2)(images, [np.array((8, 8))] * 3)
+def test_a_failure_is_raised_when_no_thread_reads_any_more(monkeypatch):
+    started, left = threading.Event(), []
+
+    def slow(image, size, interpolation):
+        if image is images[0]:
+            assert started.wait(10)
+            raise MemoryError("of the first image")
+        started.set()
+        time.sleep(0.3)
+        left.append(image)
+
+    images = [picture(20, 40), picture(20, 40)]
+    monkeypatch.setattr(dali_resize, "resized", slow)
+    with pytest.raises(MemoryError, match="of the first image"):
+        Resizer("bilinear", 2)(images, [np.array((8, 8))] * 2)
+    assert left == [images[1]]
+
+
+def test_a_failure_is_not_a_damaged_file(dali, photo_files, monkeypatch):
+    def fail(image, size, interpolation):
+        raise MemoryError("too large to be resized")
+
+    monkeypatch.setattr(dali_resize, "resized", fail)
+    loader = eval_loader(dali, photo_files)
+    with pytest.raises(RuntimeError, match="too large to be resized"):
+        list(loader)
+    with pytest.raises(RuntimeError, match="make a new one"):
+        list(loader)
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(3)", 3)])
+def test_a_process_ends_while_images_are_resized(photo_files, end, code):
+    """DALI's threads wait for Python's lock, which the process takes with it."""
+    code_to_run = f"""
+import numpy as np
+from pcpad.data import dali
+from tests.data.made import train_loader, train_transform
+loader = train_loader(dali, {photo_files!r} * 20, train_transform(224), batch_size=8, workers=2)
+batches = loader.epoch(0)
+next(batches)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", code_to_run], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_forked_process_makes_its_own_threads():
+    code_to_run = """
+import os, signal
+import numpy as np
+from pcpad.data.dali_resize import Resizer
+image, size = np.zeros((8, 8, 3), dtype=np.uint8), np.array((4, 4))
+Resizer("bilinear", 2)([image], [size])
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(len(Resizer("bilinear", 2)([image], [size])) - 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code_to_run], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
