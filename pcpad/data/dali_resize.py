@@ -54,7 +54,7 @@ def resized_by_dali(images: DataNode, new: Sides | tuple[int, int], interpolatio
 
 
 def is_height_first(height, width, new_height, new_width):
-    """Whether PIL resizes the height before the width (Resample.c, from Pillow 13 on); of numbers or nodes of a graph."""
+    """Whether PIL resizes the height before the width (Resample.c, from Pillow 13 on), of numbers or nodes."""
     return (height > new_height) & (height - new_height > 2 * (width - new_width)) & PIL_MAY_TAKE_HEIGHT_FIRST
 
 
