@@ -67,7 +67,7 @@ tensorboard: $(READY) ## show the curves of runs/ at http://localhost:6006
 	@$(PY) -m tensorboard.main --logdir runs --host localhost $(ARGS)
 
 test: $(READY) ## the tests, without GPU and network
-	@$(PY) -m pytest -m "not gpu and not slow and not slurm" -q $$($(PY) -c "import xdist" 2>/dev/null && echo "-n 2 --dist loadfile") $(ARGS)
+	@$(PY) -m pytest -m "not gpu and not slow and not slurm" -q $$($(PY) -c "import xdist" 2>/dev/null && echo "-n 2 --dist loadfile --max-worker-restart=0") $(ARGS)
 
 test-full: $(READY) ## the slow tests and one model of each family of the zoo; goes on where it stopped
 	@$(PY) -m tests.zoo.run --families

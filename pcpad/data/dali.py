@@ -14,7 +14,6 @@ import torch
 from nvidia.dali import __version__ as dali_version
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from pcpad.data.batch import Batch, EvalTransform, TrainTransform
 from pcpad.data.cmyk import without_cmyk
@@ -27,7 +26,7 @@ from pcpad.data.contract import (
     shuffled,
     steps_per_epoch,
 )
-from pcpad.data.dali_batches import read_batches, run_graph
+from pcpad.data.dali_batches import GraphRun, read_batches, run_graph
 from pcpad.data.dali_images import decoded, eval_images, native_images, native_train_images, seeds, train_images
 from pcpad.data.dali_packed import BUFFER, packed, read_packed
 from pcpad.data.native import NativeTrainTransform, NativeTransform, all_sides, eval_order, train_order
@@ -153,7 +152,7 @@ class TrainLoader:
         self._sides = all_sides(sizes, transform) if isinstance(transform, NativeTrainTransform) else None
         self._size_of, self._size = size_of, transform.size
         self._shards = packed(files, range(len(files)), (transform,))
-        self._outputs: DALIGenericIterator | None = None  # made by the first epoch, so after restore
+        self._outputs: GraphRun | None = None  # made by the first epoch, so after restore
         self._checkpoint: bytes | None = None
         self._since = [0, world]  # epoch and number of ranks that the order of the files was drawn for
         self._progress = Progress()
@@ -177,7 +176,7 @@ class TrainLoader:
             self._outputs = self._pipeline(self._graph)
         return self._epoch(done)
 
-    def _pipeline(self, graph: Callable[[], dict[str, DataNode]], *epoch: int) -> DALIGenericIterator:
+    def _pipeline(self, graph: Callable[[], dict[str, DataNode]], *epoch: int) -> GraphRun:
         # Checkpointing changes the order of the files: with it on from the start, resuming does not.
         settings = {"enable_checkpointing": True, "checkpoint": self._checkpoint}
         if self._transform.randaugment:

@@ -1,7 +1,10 @@
 """A DALI graph run to the end of its images: batches as tensors, and a failure as the error of the damaged file."""
 
+import queue
 import re
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +19,47 @@ from pcpad.data.contract import Progress
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.ragged import RaggedBatch
 
+_consumers = threading.local()  # `known` in a thread that runs graphs, which is none of DALI's
+_left: queue.SimpleQueue[DALIGenericIterator] = queue.SimpleQueue()  # of graphs that were lost in another thread
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
+
+
+class GraphRun:
+    """A DALI graph that runs: its outputs batch by batch. The pipeline ends with the last reference to this.
+
+    A graph on a CPU calls Python (pcpad.data.dali_resize), so that Python's garbage collector may run in a thread of
+    DALI, or in one that it waits for. A pipeline that is ended there waits for itself: DALI fails, waits forever or
+    crashes. Therefore the collector is kept from pipelines, and one that is lost in such a thread is left to the next
+    use of any graph, or to the end of the process.
+    """
+
+    def __init__(self, iterator: DALIGenericIterator):
+        self._iterator = iterator
+        # This holds the pipeline: it is no garbage even where an error's traceback knows it. DALI ends it at exit.
+        weakref.finalize(self, _leave, iterator).atexit = False
+
+    def __next__(self) -> list[dict[str, torch.Tensor]]:
+        end_left()
+        return next(self._iterator)
+
+    def checkpoints(self) -> list[bytes]:
+        return self._iterator.checkpoints()
+
+
+def _leave(iterator: DALIGenericIterator) -> None:
+    _left.put(iterator)  # a queue that the collector may use
+    end_left()
+
+
+def end_left() -> None:
+    """Ends the pipelines of the graphs that nothing refers to, if this thread may wait for those of DALI."""
+    while getattr(_consumers, "known", False):
+        try:
+            iterator = _left.get_nowait()
+        except queue.Empty:
+            return
+        for pipeline in iterator._pipes:
+            pipeline._shutdown()
 
 
 def run_graph(
@@ -26,7 +69,9 @@ def run_graph(
     device: torch.device,
     conditionals: bool = False,
     **settings,
-) -> DALIGenericIterator:
+) -> GraphRun:
+    _consumers.known = True
+    end_left()
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
     names: list[str] = []
 
@@ -45,7 +90,7 @@ def run_graph(
         pipeline = Pipeline(**settings)
         with pipeline:
             pipeline.set_outputs(*build())
-    return DALIGenericIterator(
+    iterator = DALIGenericIterator(
         pipeline,
         names,
         reader_name="reader",
@@ -54,10 +99,11 @@ def run_graph(
         last_batch_policy=LastBatchPolicy.PARTIAL,
         prepare_first_batch=False,
     )
+    return GraphRun(iterator)
 
 
 def read_batches(
-    outputs: DALIGenericIterator,
+    outputs: GraphRun,
     files: Sequence[str],
     own: Sequence[int],
     labels: torch.Tensor,

@@ -151,6 +151,46 @@ next(batches)
     assert (done.returncode, done.stderr) == (code, "")
 
 
+@pytest.mark.parametrize(("collector", "calls"), [("dali_resize.Resizer.__call__", 1), ("dali_resize.resized", 8)])
+def test_a_lost_pipeline_is_not_ended_by_its_own_thread(photo_files, collector, calls):
+    """A loader in a cycle of references is found by a thread of DALI, or by one of those that resize for it."""
+    code_to_run = f"""
+import gc, os, threading, time
+from pcpad.data import dali, dali_batches, dali_resize
+from tests.data.made import train_loader, train_transform
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def collect_first(*args):
+    if not next(of_the_first_batch, None):
+        assert lost.wait(10)
+        gc.collect()
+        collected.set()
+    return real(*args)
+
+of_the_first_batch = iter([True] * {calls})
+lost, collected = threading.Event(), threading.Event()
+real, {collector} = {collector}, collect_first
+gc.disable()
+loader = train_loader(dali, {photo_files!r} * 20, train_transform(64), batch_size=8, workers=2)
+batches = loader.epoch(0)
+next(batches)
+running = threads()
+cycle = [loader, batches]
+cycle.append(cycle)
+del cycle, loader, batches
+lost.set()
+assert collected.wait(10)
+time.sleep(0.2)
+assert threads() == running, "not ended by the thread that collected"
+dali_batches.end_left()
+assert threads() < running - 2, "ended by the next use"
+"""
+    done = subprocess.run([sys.executable, "-c", code_to_run], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_forked_process_makes_its_own_threads():
     code_to_run = """
 import os, signal
