@@ -1,5 +1,7 @@
 """A DALI graph run to the end of its images: batches as tensors, and a failure as the error of the damaged file."""
 
+import gc
+import os
 import queue
 import re
 import threading
@@ -19,24 +21,24 @@ from pcpad.data.contract import Progress
 from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.ragged import RaggedBatch
 
-_consumers = threading.local()  # `known` in a thread that runs graphs, which is none of DALI's
-_left: queue.SimpleQueue[DALIGenericIterator] = queue.SimpleQueue()  # of graphs that were lost in another thread
+_running: set[DALIGenericIterator] = set()  # held here, so that Python's garbage collector never ends a pipeline
+_left: queue.SimpleQueue[tuple[DALIGenericIterator, int]] = queue.SimpleQueue()  # to be ended, with their process
+_collector = threading.local()  # `runs` in the thread where it does
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
 
 
 class GraphRun:
     """A DALI graph that runs: its outputs batch by batch. The pipeline ends with the last reference to this.
 
-    A graph on a CPU calls Python (pcpad.data.dali_resize), so that Python's garbage collector may run in a thread of
-    DALI, or in one that it waits for. A pipeline that is ended there waits for itself: DALI fails, waits forever or
-    crashes. Therefore the collector is kept from pipelines, and one that is lost in such a thread is left to the next
-    use of any graph, or to the end of the process.
+    Ending a pipeline waits for its threads, and on a CPU these call Python (pcpad.data.dali_resize). So it must not be
+    ended by Python's garbage collector, which may run in one of them, or in a thread whose locks they need: DALI would
+    fail, wait forever or crash. What the collector finds is ended by the next use of any graph, or with the process.
     """
 
     def __init__(self, iterator: DALIGenericIterator):
         self._iterator = iterator
-        # This holds the pipeline: it is no garbage even where an error's traceback knows it. DALI ends it at exit.
-        weakref.finalize(self, _leave, iterator).atexit = False
+        _running.add(iterator)
+        weakref.finalize(self, _leave, iterator, os.getpid()).atexit = False  # then DALI ends it
 
     def __next__(self) -> list[dict[str, torch.Tensor]]:
         end_left()
@@ -46,20 +48,29 @@ class GraphRun:
         return self._iterator.checkpoints()
 
 
-def _leave(iterator: DALIGenericIterator) -> None:
-    _left.put(iterator)  # a queue that the collector may use
+def _leave(iterator: DALIGenericIterator, process: int) -> None:
+    _left.put((iterator, process))  # of this queue's kind the collector may use one
     end_left()
 
 
 def end_left() -> None:
-    """Ends the pipelines of the graphs that nothing refers to, if this thread may wait for those of DALI."""
-    while getattr(_consumers, "known", False):
+    """Ends the pipelines of the graphs that nothing refers to, but for those of the process that forked this one."""
+    while not getattr(_collector, "runs", False):
         try:
-            iterator = _left.get_nowait()
+            iterator, process = _left.get_nowait()
         except queue.Empty:
             return
-        for pipeline in iterator._pipes:
-            pipeline._shutdown()
+        if process == os.getpid():
+            for pipeline in iterator._pipes:
+                pipeline._shutdown()
+            _running.discard(iterator)
+
+
+def _note_collector(phase: str, _: dict[str, int]) -> None:
+    _collector.runs = phase == "start"
+
+
+gc.callbacks.append(_note_collector)
 
 
 def run_graph(
@@ -70,7 +81,6 @@ def run_graph(
     conditionals: bool = False,
     **settings,
 ) -> GraphRun:
-    _consumers.known = True
     end_left()
     device_id = None if device.type == "cpu" else torch.empty(0, device=device).get_device()
     names: list[str] = []
