@@ -203,9 +203,10 @@ assert threads() < running - 2, "ended by the next use"
 
 def test_a_forked_process_does_not_end_the_pipelines_of_its_parent(photo_files):
     code_to_run = f"""
-import os, signal
+import os, signal, warnings
 from pcpad.data import dali, dali_batches
 from tests.data.made import train_loader, train_transform
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # of Python 3.12: what is tried here may lock
 loader = train_loader(dali, {photo_files!r} * 20, train_transform(64), batch_size=8, workers=2)
 batches = loader.epoch(0)
 next(batches)
