@@ -103,6 +103,7 @@ class EvalLoader:
         number = self._shards and self._shards.number
         for batch in read_batches(outputs, self._files, self._own, self._labels, self._device, self._progress, number):
             yield batch if self._several else batch._replace(images=batch.images[self._transforms[0].label])
+        outputs.end()
 
 
 class TrainLoader:

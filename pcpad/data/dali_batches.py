@@ -38,7 +38,8 @@ class GraphRun:
     def __init__(self, iterator: DALIGenericIterator):
         self._iterator = iterator
         _running.add(iterator)
-        weakref.finalize(self, _leave, iterator, os.getpid()).atexit = False  # then DALI ends it
+        self._end = weakref.finalize(self, _leave, iterator, os.getpid())
+        self._end.atexit = False  # then DALI ends it
 
     def __next__(self) -> list[dict[str, torch.Tensor]]:
         end_left()
@@ -46,6 +47,10 @@ class GraphRun:
 
     def checkpoints(self) -> list[bytes]:
         return self._iterator.checkpoints()
+
+    def end(self) -> None:
+        """Ends the pipeline now. An exception meanwhile, as a signal raises, gets through; else Python ignores it."""
+        self._end()
 
 
 def _leave(iterator: DALIGenericIterator, process: int) -> None:
