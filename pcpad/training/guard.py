@@ -1,32 +1,51 @@
 """What stops a training that has left the finite numbers, before its weights are touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import isfinite
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcpad.training.checkpoint import Shelf
 
 
-def gradients(model: nn.Module) -> list[Tensor]:
-    """Those that are there."""
-    return [p.grad for p in model.parameters() if p.grad is not None]
+def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Those that its next step would use."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def are_finite(tensors: list[Tensor]) -> bool:
-    """Whether none holds an infinity or a NaN; a GPU is waited for once where all is well."""
+def all_finite(loss: Tensor, gradients: list[Tensor]) -> Tensor:
+    """Whether the loss and the norm of each gradient are finite; 0-d bool on their device, which is not waited for.
 
+    A norm holds every infinity and NaN of its gradient. In float32 and bfloat16 it is infinite too where the squares
+    have no number, from about 1e19 on, which no training comes back from.
+
+    Args:
+        loss: 0-d.
+        gradients: on the device of the loss, of any shapes and dtypes.
+    """
     kinds: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault(tensor.dtype, []).append(tensor)  # of one kind a GPU takes them in one go
+    for gradient in gradients:
+        kinds.setdefault(gradient.dtype, []).append(gradient)  # of one kind a GPU takes them in one go
+    norms = [torch.stack(torch._foreach_norm(kind, 2)).isfinite().all() for kind in kinds.values()]
+    return torch.stack([loss.isfinite(), *norms]).all()
 
-    def finite(order: float) -> bool:
-        norms = [norm for kind in kinds.values() for norm in torch._foreach_norm(kind, order)]
-        return bool(torch.stack(norms).isfinite().all())
 
-    # An infinity or a NaN is in the sum of squares too, which is fast; so may be finite numbers of 1e19, so look again.
-    return not tensors or finite(2) or finite(float("inf"))
+@contextmanager
+def only_if(fine: Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Steps of a fused optimizer change nothing where `fine` is False, and the device is not waited for to know it.
+
+    This is how torch's GradScaler skips them: fused kernels look at `found_inf` themselves.
+
+    Args:
+        fine: 0-d bool on the device.
+    """
+    optimizer.found_inf = (~fine).float()
+    try:
+        yield
+    finally:
+        del optimizer.found_inf
 
 
 def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
@@ -41,10 +60,11 @@ def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
     world, state = training.job.world, training.state
     losses = world.collect(loss)
     ranks = [rank for rank, value in enumerate(losses) if not isfinite(value)]
-    what = f"the loss is {losses[ranks[0]]}" if ranks else "the gradient is not finite"
+    what = f"the loss is {losses[ranks[0]]}" if ranks else "the gradient's norm is not finite"
     if not ranks and world.size > 1:
         alone()
-        ranks = [rank for rank, fine in enumerate(world.collect(are_finite(gradients(training.job.model)))) if not fine]
+        fine = bool(all_finite(torch.zeros((), device=training.job.device), gradients(state.optimizer)))
+        ranks = [rank for rank, well in enumerate(world.collect(fine)) if not well]
     where = f"step {state.step + 1} (epoch {state.epoch + 1})"
     if world.size > 1:
         where += f", rank {' and '.join(map(str, ranks))}" if ranks else ", in the sum over all ranks"

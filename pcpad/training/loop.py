@@ -20,7 +20,8 @@ from pcpad.training.beginning import begin
 from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
-from pcpad.training.guard import are_finite, diverged, gradients, not_finite
+from pcpad.training.fused import is_fused
+from pcpad.training.guard import all_finite, diverged, gradients, not_finite, only_if
 from pcpad.training.logbook import Logbook
 from pcpad.training.mixing import hits_of, loss_of, make_mixing
 from pcpad.training.optimizer import make_optimizer, peak_rate
@@ -216,7 +217,7 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 
 
 def train_on(training: Training, parts: list[Batch]) -> None:
-    """One optimizer step on the parts of a batch; raises ValueError before it where something is not finite."""
+    """One optimizer step on the parts of a batch; raises ValueError, the weights as before, where one is not finite."""
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
     if training.mix is not None:
         key = (settings.seed, state.epoch, state.step_in_epoch, world.rank)
@@ -234,8 +235,14 @@ def train_on(training: Training, parts: list[Batch]) -> None:
     state.optimizer.zero_grad(set_to_none=True)
     passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
     loss, hits = (sum(values) for values in zip(*passes, strict=True))
-    watched = [loss] if state.scaler.is_enabled() else [loss, *gradients(job.model)]
-    if any(world.agree(not are_finite(watched))):
+    state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
+    scaled = state.scaler.is_enabled()
+    fine = all_finite(loss, [] if scaled else gradients(state.optimizer))
+    at_once = is_fused(state.optimizer) and not scaled  # then all of the step is under way before a GPU is waited for
+    if at_once:
+        with only_if(fine, state.optimizer):
+            optimizer_step(state)
+    if any(world.agree(not fine)):
 
         def alone() -> None:
             state.optimizer.zero_grad(set_to_none=True)
@@ -243,10 +250,10 @@ def train_on(training: Training, parts: list[Batch]) -> None:
                 pass_over(number, joins=False)
 
         raise not_finite(training, float(loss) / sum(len(part.labels) for part in parts), alone)
-    optimizer_step(state)
-    if state.scaler.is_enabled() and any(world.agree(state.scaler.get_scale() < LEAST_SCALE)):
+    if not at_once:
+        optimizer_step(state)
+    if scaled and any(world.agree(state.scaler.get_scale() < LEAST_SCALE)):
         raise diverged(training.shelf, f"the gradient is not finite at any loss scale at step {state.step + 1}")
-    state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
 
 
 def backward(

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from pcpad.config import OptimSettings, nearest
+from pcpad.training.fused import aligned, may_fuse
 
 WITH_WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)
 """Modules whose `weight` decays under ``decay="weights"``; every other parameter does not."""
@@ -61,15 +62,19 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
     if settings.name != "sgd":
-        from timm.optim import create_optimizer_v2
+        from timm.optim import create_optimizer_v2, get_optimizer_info
 
         check_optimizer(settings)
         rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+        alone = not settings.name.startswith("lookahead_")  # which steps another one
+        if alone and may_fuse(get_optimizer_info(settings.name).opt_class, groups, settings.options):
+            rest["fused"] = True
         try:
-            return create_optimizer_v2(groups, settings.name, **(rest | settings.options))
+            return aligned(create_optimizer_v2(groups, settings.name, **(rest | settings.options)))
         except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"timm's optimizer {settings.name} with optim.options {settings.options}: {first}"
             ) from error
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+    how = {"momentum": settings.momentum, "nesterov": settings.nesterov, "fused": may_fuse(torch.optim.SGD, groups, {})}
+    return aligned(torch.optim.SGD(groups, lr=settings.lr, **how))

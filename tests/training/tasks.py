@@ -50,7 +50,7 @@ def cli_signalled(argv: list[str], folder, step: int, at: int) -> dict:
 
 def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> dict:
     """The command; at a step, rank `at` meets a loss or a gradient that is not finite."""
-    steps, weights, original = [], [], loop.backward
+    steps, weights, original = [], {}, loop.backward
     original_step = loop.optimizer_step
 
     def backward(model, images, labels, *args, **kwargs):
@@ -71,12 +71,14 @@ def cli_not_finite(argv: list[str], folder, what: str, step: int, at: int) -> di
         return y
 
     def optimizer_step(state):
+        weights["before"] = [p.detach().clone() for p in state.model.parameters()]
         original_step(state)
-        weights[:] = [p.detach().clone() for p in state.model.parameters()]
+        weights["after"] = [p.detach().clone() for p in state.model.parameters()]
 
     with patch.object(loop, "backward", backward), patch.object(loop, "optimizer_step", optimizer_step):
         found = cli(argv, folder)
-    return found | {"steps": len(steps), "finite": all(bool(p.isfinite().all()) for p in weights)}
+    kept = all(torch.equal(a, b) for a, b in zip(weights["before"], weights["after"], strict=True))
+    return found | {"steps": len(steps), "kept": kept}
 
 
 def cli_mixing(argv: list[str], folder) -> dict:

@@ -1,33 +1,54 @@
-"""What counts as finite, against math.isfinite of every number."""
+"""What counts as finite, against math.isfinite of every number; and a step that is left out where it is not."""
 
 import math
 
 import pytest
 import torch
 
-from pcpad.training.guard import are_finite
+from pcpad.training.guard import all_finite, only_if
 
-LARGE = 3e38  # finite, but its square is not
-VALUES = [0.0, -1.5, LARGE, -LARGE, 1e-45, math.inf, -math.inf, math.nan]
+VALUES = [0.0, -1.5, 1e19, 1e-45, math.inf, -math.inf, math.nan]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("at", [0, 41, 76])
 def test_one_number_in_many(value, dtype, at):
-    tensors = [torch.tensor(0.25), torch.ones(7, 11, dtype=dtype), torch.randn(3, 2, 5, 5).to(dtype)]
-    tensors[1].view(-1)[at] = value
-    assert are_finite(tensors) == all(math.isfinite(x) for tensor in tensors for x in tensor.flatten().tolist())
+    tensors = [torch.ones(7, 11, dtype=dtype), torch.randn(3, 2, 5, 5).to(dtype), torch.randn(4)]
+    tensors[0].view(-1)[at] = value
+    found = all_finite(torch.tensor(0.25), tensors)
+    assert bool(found) == all(math.isfinite(x) for tensor in tensors for x in tensor.flatten().tolist())
+    assert (found.shape, found.dtype) == ((), torch.bool)
 
 
 def test_infinities_of_both_signs_are_seen():
-    assert not are_finite([torch.tensor([math.inf, -math.inf])])
+    assert not all_finite(torch.tensor(0.0), [torch.tensor([math.inf, -math.inf])])
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_the_loss_alone(loss):
-    assert not are_finite([torch.tensor(loss)])
+@pytest.mark.parametrize(("value", "dtype"), [(3e38, torch.float32), (3e38, torch.bfloat16), (1e200, torch.float64)])
+def test_a_gradient_whose_squares_have_no_number_is_too_large(value, dtype):
+    assert not all_finite(torch.tensor(0.0), [torch.tensor([1.0, value], dtype=dtype)])
 
 
-def test_nothing_is_finite():
-    assert are_finite([])
+@pytest.mark.parametrize(("loss", "fine"), [(math.nan, False), (math.inf, False), (-2.5, True), (3e38, True)])
+def test_the_loss_alone(loss, fine):
+    assert bool(all_finite(torch.tensor(loss), [])) == fine
+    assert bool(all_finite(torch.tensor(loss, dtype=torch.float64), [torch.ones(2)])) == fine
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_step_that_is_left_out(kind):
+    """The step after it is that of an optimizer which was never asked."""
+    ends = []
+    for asked in (False, True):
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+        optimizer = kind([p], lr=0.1, fused=True, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+        for number, fine in enumerate([True, False, True]):
+            p.grad = torch.full_like(p, 1.0 + number if fine else math.nan)
+            if fine or asked:
+                with only_if(torch.tensor(fine), optimizer):
+                    optimizer.step()
+        assert not hasattr(optimizer, "found_inf")
+        ends.append(p.detach())
+    assert torch.equal(*ends)
+    assert ends[0].isfinite().all()
