@@ -47,6 +47,7 @@ def plan(device: str, data: str | None, batch: int, missing: bool = False) -> li
     found += [("kernels", [])] if device == "cuda" else []
     found += [("startup", ["--out", str(HERE / f"startup-{device}.json")])]
     found += [("memory", [])] if device == "cpu" else []
+    found += [("optimizer", there)]
     read = ["--data", data] if data else []
     found += [("training", [*there, *read, *train])]
     if data:
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         "kernels",
         "startup",
         "memory",
+        "optimizer",
         "training",
         "hotspots",
         "grid",

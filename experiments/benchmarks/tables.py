@@ -8,6 +8,7 @@ Reads the JSON files and writes TABLES.md beside them; says of each table when, 
 import json
 import sys
 from pathlib import Path
+from statistics import median
 
 from scipy.stats import binom
 
@@ -153,6 +154,21 @@ def memory(result: dict) -> list[str]:
     return [about(result), "", *table(head, rows), ""]
 
 
+def optimizer(result: dict) -> list[str]:
+    """A training step by how its optimizer is run, in times of torch's default."""
+    ways = [way for way in result["results"][0]["ratios"] if way != "default"]
+    rows = []
+    for row in result["results"]:
+        base = row["seconds"]["default"]
+        spans = [median_interval([a / b for a, b in zip(row["seconds"][way], base, strict=True)]) for way in ways]
+        name = f"{row['model'].partition('/')[2]}, {row['optimizer']}, {row['batch']} of {row['size']}"
+        cells = zip((row["ratios"][way]["ratio"] for way in ways), spans, strict=True)
+        said = [f"{ratio:.3f} ({low:.3f} to {high:.3f})" for ratio, (low, high) in cells]
+        rows.append([name, f"{1e3 * median(base):.1f}", *said])
+    head = ["", "default and no look, ms", *ways]
+    return [f"amp {result['amp']}; {about(result)}", "", *table(head, rows), ""]
+
+
 def startup(result: dict) -> list[str]:
     """Seconds of each call."""
     rows = [[f"`{name}`", f"{seconds:.2f}"] for name, seconds in result["medians"].items()]
@@ -176,6 +192,10 @@ def main() -> int:
         "Hot spots": ("hotspots", hotspots),
         "A grid of paddings and sizes": ("grid", grid),
         "Memory of feature maps": ("memory", memory),
+        "A training step by its optimizer, in times of torch's default (95% interval of the median)": (
+            "optimizer",
+            optimizer,
+        ),
         "Start": ("startup", startup),
     }
     for title, (name, make) in made.items():
