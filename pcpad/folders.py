@@ -61,12 +61,12 @@ def reason(path: Path, error: BaseException) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part.
+    """Write a file so that a reader sees the old or the new one, never a part; of two writers at once, either's.
 
     Raises:
         OSError: it could not be written; names the file and the free space.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
         os.replace(temporary, path)

@@ -1,6 +1,8 @@
 """JSON lines: what is damaged is named, whatever it is."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,14 @@ def test_a_file_that_cannot_be_written_is_named_and_stays(tmp_path):
     (tmp_path / "a").write_bytes(b"abc\xff")
     with pytest.raises(ValueError, match=r"a is no text in UTF-8 \(byte 3: invalid start byte\)"):
         read_text(tmp_path / "a")
+
+
+def test_two_processes_may_write_one_file(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from pcpad.folders import write_whole\n"
+        "for _ in range(300): write_whole(Path('a'), sys.argv[1] * 1000)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", program, letter], cwd=tmp_path) for letter in "xy"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "a").read_text() in ("x" * 1000, "y" * 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
