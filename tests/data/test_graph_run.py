@@ -31,7 +31,6 @@ def test_what_a_signal_raises_while_an_evaluation_ends_gets_through(dali, photo_
 def test_a_process_ends_while_images_are_resized(photo_files, end, code):
     """DALI's threads wait for Python's lock, which the process takes with it."""
     code_to_run = f"""
-import numpy as np
 from pcpad.data import dali
 from tests.data.made import train_loader, train_transform
 loader = train_loader(dali, {photo_files!r} * 20, train_transform(224), batch_size=8, workers=2)
@@ -55,7 +54,7 @@ next(batches)
 def test_a_pipeline_is_not_ended_by_the_garbage_collector(photo_files, waiting, calls, there, here):
     """A loader is lost in a cycle of references, while the next batch is made."""
     code_to_run = f"""
-import concurrent.futures.thread, gc, os, threading, time
+import concurrent.futures.thread, gc, os, threading
 from pcpad.data import dali, dali_batches, dali_resize
 from tests.data.made import train_loader, train_transform
 
