@@ -5,10 +5,12 @@ from torch import Tensor
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimizers whose whole step torch has a kernel for."""
+KNOWN = {"betas": object, "eps": object, "fused": bool, "amsgrad": bool, "maximize": bool, "nesterov": bool}
+"""Options that such a kernel takes, with their types. Dampening is none: the first step is without it."""
 
 
 def may_fuse(kind: type, groups: list[dict], options: dict) -> bool:
-    """Whether an optimizer can make each step in one kernel, and no option is in its way.
+    """Whether an optimizer can make each step in one kernel, and no option is in its way or says that it should not.
 
     Such a kernel reads a parameter in the order of its memory, so each must fill it without a gap.
 
@@ -18,7 +20,8 @@ def may_fuse(kind: type, groups: list[dict], options: dict) -> bool:
     parameters = [p for group in groups for p in group["params"]]
     return (
         kind in FUSED
-        and not {"fused", "foreach", "capturable", "differentiable"} & set(options)
+        and all(isinstance(value, KNOWN.get(key, ())) for key, value in options.items())
+        and options.get("fused", True)
         and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         and all(same_layout(torch.empty_like(p), p) for p in parameters)
     )
@@ -53,17 +56,16 @@ def align_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
 
 
 def align_state(optimizer: torch.optim.Optimizer) -> None:
-    """Bring the state of a fused optimizer, new or loaded, to what its kernel takes.
+    """Bring the state of a fused optimizer, new or loaded, to what its kernel takes. It has no dampening.
 
-    A checkpoint may be of a run in another memory format, on another device, or of a time before the steps were fused.
+    A checkpoint may be of a run in another memory format, on another device, or whose steps were not fused.
     The momentum of SGD begins as zeros, which gives the same first step: torch makes it at the first step of all
     parameters together, fails where one has its first gradient later, and fills it with nothing where that is skipped.
     """
     for group in optimizer.param_groups:
         group["fused"] = True
-        begins = group.get("momentum") and not group["dampening"]  # which would hold back the first gradient
         for p in group["params"]:
-            if begins and optimizer.state[p].get("momentum_buffer") is None:
+            if group.get("momentum") and optimizer.state[p].get("momentum_buffer") is None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
             own = optimizer.state.get(p, {})
             for key, value in own.items():
@@ -73,10 +75,22 @@ def align_state(optimizer: torch.optim.Optimizer) -> None:
                     own[key] = laid_out(value, p)
 
 
+def do_not_fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Undo what a state that was loaded says of it."""
+    for group in optimizer.param_groups:
+        group["fused"] = False
+
+
 def aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer; where it is fused, its state and gradients are laid out as its kernel takes them."""
-    if is_fused(optimizer):
-        align_state(optimizer)
-        optimizer.register_load_state_dict_post_hook(align_state)
-        optimizer.register_step_pre_hook(align_gradients)
+    """The optimizer; where it is fused, its state and gradients are laid out as its kernel takes them.
+
+    It stays as it is, fused or not, when it loads the state of one that was made otherwise.
+    """
+    stepped = getattr(optimizer, "_base_optimizer", optimizer)  # of timm's Lookahead
+    if is_fused(stepped):
+        align_state(stepped)
+        stepped.register_load_state_dict_post_hook(align_state)
+        stepped.register_step_pre_hook(align_gradients)
+    elif type(stepped) in FUSED:
+        stepped.register_load_state_dict_post_hook(do_not_fuse)
     return optimizer

@@ -1,4 +1,4 @@
-"""What stops a training that has left the finite numbers, before its weights are touched."""
+"""What stops a training that has left the finite numbers, before the process that has left them changes its weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -217,7 +217,12 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 
 
 def train_on(training: Training, parts: list[Batch]) -> None:
-    """One optimizer step on the parts of a batch; raises ValueError, the weights as before, where one is not finite."""
+    """One optimizer step on the parts of a batch.
+
+    Raises:
+        ValueError: the loss or the gradient is not finite, here or in another process. Weights are as before where it
+            is; the moving average of them may not be, nor the weights of other processes.
+    """
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
     if training.mix is not None:
         key = (settings.seed, state.epoch, state.step_in_epoch, world.rank)

@@ -40,8 +40,12 @@ def peak_rate(settings: OptimSettings, batch_size: int) -> float:
     return settings.lr * batch_size / settings.lr_batch_size
 
 
-def check_optimizer(settings: OptimSettings) -> None:
-    """Raise ValueError for a name that timm does not know; names the nearest."""
+def check_optimizer(settings: OptimSettings, device: torch.device) -> None:
+    """Raise ValueError for a name that timm does not know, or options that its optimizer cannot make a step with.
+
+    Args:
+        device: of the training; a step of one small parameter is tried there.
+    """
     if settings.name == "sgd":
         return
     from timm.optim import get_optimizer_info, list_optimizers
@@ -50,6 +54,26 @@ def check_optimizer(settings: OptimSettings) -> None:
     if settings.name.removeprefix("lookahead_") not in known:
         near = nearest(settings.name, known)
         raise ValueError(f"optim.name {settings.name!r}: choose sgd or one of timm's: {', '.join(known)}{near}")
+    tried = nn.Parameter(torch.zeros(2, 2, device=device))
+    tried.grad = torch.ones_like(tried)
+    try:
+        timms_optimizer([{"params": [tried], "weight_decay": settings.weight_decay}], settings).step()
+    except Exception as error:  # whatever an optimizer makes of its options
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"timm's optimizer {settings.name} with optim.options {settings.options}: {first}") from error
+
+
+def timms_optimizer(groups: list[dict], settings: OptimSettings) -> torch.optim.Optimizer:
+    """timm's, of torch's fused kernel where it can be; whatever it raises for its options."""
+    from timm.optim import create_optimizer_v2, get_optimizer_info
+
+    info = get_optimizer_info(settings.name.removeprefix("lookahead_"))
+    fused = may_fuse(info.opt_class, groups, settings.options)
+    if settings.options.get("fused") and not fused:
+        raise ValueError("it cannot be fused, or not with these options; where it can it is, without being told")
+    rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
+    rest |= {"fused": True} if fused else {}
+    return aligned(create_optimizer_v2(groups, settings.name, **(rest | settings.options)))
 
 
 def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
@@ -62,19 +86,7 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter")
     if settings.name != "sgd":
-        from timm.optim import create_optimizer_v2, get_optimizer_info
-
-        check_optimizer(settings)
-        rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
-        alone = not settings.name.startswith("lookahead_")  # which steps another one
-        if alone and may_fuse(get_optimizer_info(settings.name).opt_class, groups, settings.options):
-            rest["fused"] = True
-        try:
-            return aligned(create_optimizer_v2(groups, settings.name, **(rest | settings.options)))
-        except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"timm's optimizer {settings.name} with optim.options {settings.options}: {first}"
-            ) from error
+        check_optimizer(settings, groups[0]["params"][0].device)
+        return timms_optimizer(groups, settings)
     how = {"momentum": settings.momentum, "nesterov": settings.nesterov, "fused": may_fuse(torch.optim.SGD, groups, {})}
     return aligned(torch.optim.SGD(groups, lr=settings.lr, **how))

@@ -85,7 +85,7 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
     check_world(settings, world, device)
     check_adapting(settings)
     check_mixing(settings, world.size)
-    check_optimizer(settings.optim)
+    check_optimizer(settings.optim, device)
     check_schedule(settings.schedule, settings.epochs)
     say(which_data(settings))
     say(f"device: {which_devices(device, world)}; {loader_line}")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pcpad.training import loop
 from pcpad.training.guard import all_finite, only_if
 
 VALUES = [0.0, -1.5, 1e19, 1e-45, math.inf, -math.inf, math.nan]
@@ -52,3 +53,22 @@ def test_a_step_that_is_left_out(kind):
         ends.append(p.detach())
     assert torch.equal(*ends)
     assert ends[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lookahead_adamw"])
+def test_weights_stay_where_the_gradient_is_not_finite(call, monkeypatch, capsys, name):
+    original, kept, steps = loop.backward, {}, []
+
+    def backward(model, *args, **kwargs):
+        found = original(model, *args, **kwargs)
+        steps.append(model)
+        if len(steps) == 3:
+            model.fc.weight.grad[0, 0] = math.nan
+            kept.update({key: p.detach().clone() for key, p in model.named_parameters()})
+        return found
+
+    monkeypatch.setattr(loop, "backward", backward)
+    assert call("train", **{"optim.name": name}) == 1
+    assert "the gradient's norm is not finite at step 3 (epoch 1): training has diverged" in capsys.readouterr().err
+    assert len(steps) == 3
+    assert [key for key, p in steps[-1].named_parameters() if not torch.equal(p, kept[key])] == []

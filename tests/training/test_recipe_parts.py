@@ -126,6 +126,11 @@ def as_stored(optimizer: torch.optim.Optimizer) -> dict:
         ({"name": "adahessian"}, "'adahessian': choose sgd or one of timm's"),  # it wants second derivatives
         ({"name": "adamw", "options": {"betaz": [0.9, 0.9]}}, "adamw with optim.options .*betaz"),
         ({"name": "adamw", "options": {"betas": [2.0, 0.9]}}, "adamw with optim.options .*[Ii]nvalid beta"),
+        ({"name": "adamw", "options": {"betas": [0.9]}}, "adamw with optim.options .*out of range"),
+        ({"name": "adamw", "options": {"betas": [0.9, 0.9, 0.9]}}, "adamw with optim.options .*"),
+        ({"name": "adamw", "options": {"differentiable": True}}, "adamw with optim.options .*"),
+        ({"name": "adagrad", "options": {"fused": True}}, "adagrad with optim.options .*it cannot be fused"),
+        ({"name": "momentum", "options": {"fused": True, "dampening": 0.5}}, "it cannot be fused, or not with these"),
     ],
 )
 def test_an_optimizer_that_cannot_be_made_is_named(settings, message):

@@ -70,6 +70,26 @@ def test_tensorboard_has_the_curves(call, tmp_path):
     assert [e.step for e in events.Scalars("val/top1")] == [4, 8]
 
 
+def test_the_log_has_the_loss_and_the_hits_of_each_step(call, tmp_path, monkeypatch):
+    """Every step of a short epoch has an entry; here of two parts of four images."""
+    original, found = loop.backward, []
+
+    def backward(*args, **kwargs):
+        loss, hits = original(*args, **kwargs)
+        found.append((float(loss), int(hits)))
+        return loss, hits
+
+    monkeypatch.setattr(loop, "backward", backward)
+    assert call("train", accumulate=2, epochs=1, **{"schedule.warmup_epochs": 0}) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = {line["step"]: line for line in lines if "train/loss" in line}
+    steps = list(zip(found[::2], found[1::2], strict=True))
+    assert len(steps) == 4
+    for step, ((loss, hits), (more, too)) in enumerate(steps, 1):
+        assert logged[step]["train/loss"] == pytest.approx((loss + more) / 8, rel=1e-5)
+        assert logged[step]["train/top1"] == pytest.approx(100 * (hits + too) / 8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loader", LOADERS)
 def test_resumed_at_an_epoch_equals_uninterrupted(call, tmp_path, monkeypatch, capsys, loader):
