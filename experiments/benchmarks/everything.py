@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import timing
+
 HERE = Path(__file__).resolve().parent
 BOTH = ["--work", "inference", "training"]
 COMPILED = ["zeros", "partial", "partial, textbook"]
@@ -89,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--missing", action="store_true", help="of padding only what its results do not have yet")
     options = parser.parse_args(argv)
+    timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     if not options.data:
         print(
             "hotspots, grid, loaders, growth and training_run need images, and are left out: DATA=/path/of/folders",

@@ -121,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(argv)
+    timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     found = measure(options)
     text = json.dumps(found, indent=1)
     print(f"grid {found['grid_seconds']} s, one by one {found['cells_seconds']} s: {found['ratio']}")

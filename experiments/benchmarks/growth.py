@@ -19,7 +19,6 @@ import timing
 import training_run
 
 from pcpad.data.loaders import default_workers
-from pcpad.environment import pick_device
 
 HERE = Path(__file__).resolve().parent
 
@@ -62,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
-    options.device = pick_device(options.device)
+    options.device = timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     options.ranks = ranks_here(options.device) if options.ranks is None else options.ranks
     ways = {f"{n} threads at 224": lambda n=n: reading(options, n, 224) for n in options.threads}
     ways |= {

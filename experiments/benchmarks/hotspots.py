@@ -27,7 +27,6 @@ import training
 from pcpad import models
 from pcpad.config import EvalSettings
 from pcpad.config.images import DataSettings
-from pcpad.environment import pick_device
 from pcpad.evaluation.run import evaluate
 
 HERE = Path(__file__).resolve().parent
@@ -102,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
-    options.device = pick_device(options.device)
+    options.device = timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     with tempfile.TemporaryDirectory(prefix="pcpad-bench-") as folder:
         result = {"training step": train(options), "evaluation": evaluation(options, Path(folder))}
     for name, found in result.items():

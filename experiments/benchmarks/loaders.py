@@ -36,7 +36,7 @@ from pcpad.data import dali, reference
 from pcpad.data.batch import EvalTransform, TrainTransform
 from pcpad.data.loaders import default_workers
 from pcpad.data.manifest import class_folders, list_images
-from pcpad.environment import keep_freed_memory, pick_device
+from pcpad.environment import keep_freed_memory
 
 HERE = Path(__file__).resolve().parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -207,7 +207,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", choices=NAMES, help="measure this one, once, in this process")
     options = parser.parse_args(argv)
-    options.device = pick_device(options.device)
+    options.device = timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     no_way = {"pcpad, DALI, packed": not options.packed, "decoding of the crops": options.evaluation}
     options.ways = options.ways or [name for name in NAMES if not no_way.get(name)]
     options.pin = options.device.type == "cuda"

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from pcpad import models
 from pcpad.config import OptimSettings
-from pcpad.environment import keep_freed_memory, pick_device
+from pcpad.environment import keep_freed_memory
 from pcpad.training.fused import is_fused
 from pcpad.training.guard import all_finite, gradients, only_if
 from pcpad.training.optimizer import make_optimizer
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
-    device = pick_device(options.device)
+    device = timing.device_here(parser, options.device)
     keep_freed_memory(device)
     torch.backends.cudnn.benchmark = True  # as in a training
     results = []

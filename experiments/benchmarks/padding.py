@@ -24,7 +24,7 @@ import timing
 
 import pcpad
 from pcpad import models
-from pcpad.environment import hardware, keep_freed_memory, pick_device
+from pcpad.environment import hardware, keep_freed_memory
 from pcpad.padding import gpu
 
 HERE = Path(__file__).resolve().parent
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
-    device = pick_device(options.device)
+    device = timing.device_here(parser, options.device)
     options.ways = options.ways or [*OURS, *[PRODUCT] * (device.type == "cuda"), *OTHERS]
     if options.ways[0] != "zeros":
         parser.error("--ways begin with zeros, which all are compared with")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pcpad.data.manifest import EXTENSIONS
-from pcpad.environment import commit, hardware, nvidia_driver, versions
+from pcpad.environment import commit, hardware, nvidia_driver, pick_device, versions
 
 
 def in_turn(
@@ -57,6 +57,26 @@ def apart(script: str, arguments: list[str]) -> float:
     if done.returncode:
         raise SystemExit(f"{Path(script).name} {' '.join(arguments)} failed with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def device_here(parser: argparse.ArgumentParser, name: str) -> torch.device:
+    """The device of that name; ends the program with the reason where it is not here."""
+    try:
+        return pick_device(name)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def check_data(parser: argparse.ArgumentParser, data: str | Path | None) -> None:
+    """End the program with the reason where a folder that was given is none of class folders with images."""
+    if data is None:
+        return
+    classes = [path for path in sorted(Path(data).iterdir()) if path.is_dir()] if Path(data).is_dir() else []
+    if not classes:
+        parser.error(f"{data} is no folder of class folders: name one with --data")
+    for folder in classes:
+        if not any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*")):
+            parser.error(f"{folder} holds no image ({', '.join(sorted(EXTENSIONS))}): each folder in {data} is a class")
 
 
 def check_together(parser: argparse.ArgumentParser, device: torch.device) -> None:

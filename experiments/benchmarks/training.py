@@ -33,7 +33,7 @@ from pcpad import models
 from pcpad.config import TrainSettings
 from pcpad.data.batch import Batch
 from pcpad.data.loaders import default_workers
-from pcpad.environment import keep_freed_memory, pick_device
+from pcpad.environment import keep_freed_memory
 from pcpad.training.distributed import World
 from pcpad.training.loop import Job, Training, train_epoch
 from pcpad.training.signals import Signals
@@ -228,7 +228,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", choices=named, help="measure this one, once, in this process")
     parser.add_argument("--images_from", choices=["synthetic", "files"], default="synthetic", help="of --one")
     options = parser.parse_args(argv)
-    options.device = pick_device(options.device)
+    options.device = timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     options.ways = options.ways or (WAYS if options.device.type == "cuda" else named)
     if "pcpad" not in options.ways:
         parser.error("--ways must have pcpad, which all are compared with")

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import timing
 
 from pcpad.data.manifest import EXTENSIONS
-from pcpad.environment import pick_device
 
 HERE = Path(__file__).resolve().parent
 SHOWN = ("images_per_second", "data_wait_percent")
@@ -67,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
-    device = pick_device(options.device)
+    device = timing.device_here(parser, options.device)
+    timing.check_data(parser, options.data)
     wanted = ["--model", options.model, "--padding", options.padding, "--amp", options.amp, "--size", str(options.size)]
     wanted += ["--batch_size", str(options.batch), "--epochs", "2", "--schedule.warmup_epochs", "0"]
     with tempfile.TemporaryDirectory(prefix="pcpad-bench-") as folder:
