@@ -61,6 +61,8 @@ def apart(script: str, arguments: list[str]) -> float:
 
 def device_here(parser: argparse.ArgumentParser, name: str) -> torch.device:
     """The device of that name; ends the program with the reason where it is not here."""
+    if name not in ("auto", "cpu", "cuda"):
+        parser.error(f"--device {name}: choose auto, cpu or cuda")
     try:
         return pick_device(name)
     except ValueError as error:

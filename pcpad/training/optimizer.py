@@ -70,7 +70,7 @@ def timms_optimizer(groups: list[dict], settings: OptimSettings) -> torch.optim.
     info = get_optimizer_info(settings.name.removeprefix("lookahead_"))
     fused = may_fuse(info.opt_class, groups, settings.options)
     if settings.options.get("fused") and not fused:
-        raise ValueError("it cannot be fused, or not with these options; where it can it is, without being told")
+        raise ValueError("it cannot be fused, or not with these options: leave fused out, it is where it can be")
     rest = {"lr": settings.lr, "weight_decay": settings.weight_decay, "momentum": settings.momentum}
     rest |= {"fused": True} if fused else {}
     return aligned(create_optimizer_v2(groups, settings.name, **(rest | settings.options)))

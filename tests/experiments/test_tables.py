@@ -117,3 +117,23 @@ def test_what_a_benchmark_records_names_no_folder_of_the_machine(monkeypatch):
     )
     wanted = "python experiments/benchmarks/loaders.py --data photos --model timm/resnet50 c"
     assert timing.about(timing.torch.device("cpu"))["command"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("everything", ["--device", "cpu", "--data", "gone"], "gone is no folder of class folders"),
+        ("loaders", ["--data", "file"], "file is no folder of class folders"),
+        ("training", ["--data", "data"], "data/b holds no image"),
+        ("hotspots", ["--data", "data", "--device", "tpu"], "--device tpu: choose auto, cpu or cuda"),
+    ],
+)
+def test_what_is_not_there_ends_a_program_with_one_sentence(name, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for path in ("data/a/1.jpg", "data/b/notes.txt", "file"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    with pytest.raises(SystemExit) as end:
+        load(name, monkeypatch).main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
