@@ -10,39 +10,51 @@ from pcpad.padding import gpu
 from pcpad.padding.blocks import layout
 from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
 from pcpad.padding.eager import eager
+from pcpad.padding.views import Places, View, part, stretch
 
 
 class Strip(NamedTuple):
-    """A part of an output map.
+    """A part of an output map, or two of the same size, one at either end.
 
     Attributes:
-        rows, cols: where it lies.
-        ratio: (K / n) ** power there, ``(h, w)``.
-        rest: what of the bias is to be added: 1 - ratio, but 0 where a window sees no pixel; ``(h, w)``.
+        view: where it lies: ``(N, C', *at)``, where ``at`` is the shape of the ratio.
+        ratio: (K / n) ** power there.
+        rest: what of the bias is to be added: 1 - ratio, but 0 where a window sees no pixel.
     """
 
-    rows: slice
-    cols: slice
+    view: View
     ratio: Tensor
     rest: Tensor
 
 
 @lru_cache(maxsize=1024)
-def strips(size, kernel_size, stride, dilation, pads: Pads, power, dtype, device) -> tuple[Strip, ...]:
-    """Strips that cover the windows which leave the image, each window once; arguments as of `coverage.ratio`."""
+def strips(shape, strides, size, kernel_size, stride, dilation, pads: Pads, power, dtype, device) -> tuple[Strip, ...]:
+    """Strips that cover the windows which leave the image, each window once.
+
+    Args:
+        shape, strides: of the output, ``(N, C', H', W')`` or ``(C', H', W')``.
+        size, kernel_size, stride, dilation, pads, power, dtype, device: as of `coverage.ratio`.
+    """
     ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
     found = []
     for axis in (0, 1):
         sides = pads[2 * axis : 2 * axis + 2]
         taps = tap_counts(size[axis], kernel_size[axis], stride[axis], dilation[axis], *sides, device="cpu")
         found.append(whole(taps, kernel_size[axis]))
-    (top, bottom), (left, right) = found
-    inner = slice(top, bottom)
-    places = [(slice(0, top), slice(None)), (slice(bottom, None), slice(None)), (inner, slice(0, left))]
-    places.append((inner, slice(right, None)))
+    (height, width), (top, bottom), (left, right) = shape[-2:], *found
+    places = [(rows, stretch(0, width)) for rows in ends(top, bottom, height)]
+    places += [(stretch(top, bottom - top), cols) for cols in ends(left, right, width)]
     with torch.inference_mode(False), torch.no_grad():
-        parts = [(rows, cols, ratio[rows, cols].contiguous()) for rows, cols in places]
-        return tuple(Strip(*part, (part[2] != 0).to(dtype) - part[2]) for part in parts if part[2].numel())
+        parts = [part(ratio.shape, (width, 1), *at).of(ratio).contiguous() for at in places]
+        found = [(part(shape, strides, *at), r) for at, r in zip(places, parts, strict=True) if r.numel()]
+        return tuple(Strip(view, r, (r != 0).to(dtype) - r) for view, r in found)
+
+
+def ends(first: int, last: int, length: int) -> list[Places]:
+    """The places of an axis before `first` and from `last` on: taken together where they are as many."""
+    if first == length - last:
+        return [Places(0, ((2, last), (first, 1)))]
+    return [stretch(0, first), stretch(last, length - last)]
 
 
 def whole(taps: Tensor, kernel: int) -> tuple[int, int]:
@@ -74,7 +86,7 @@ def may_change(y: Tensor, x: Tensor, bias: Tensor | None) -> bool:
     """
     if not eager(x) or type(y) is not Tensor or y is x:
         return False
-    if y.device.type != "cpu":
+    if not y.is_cpu:
         return gpu.worth(y)
     return not differentiated(y, bias) or (bias is not None and not y._is_view())
 
@@ -92,7 +104,7 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
         bias: ``(C',)`` or None, any dtype.
         geometry: size, kernel_size, stride, dilation, pads, power, as of `coverage.ratio`.
     """
-    if y.device.type != "cpu":
+    if not y.is_cpu:
         return gpu.rescale(y, bias, geometry)
     if differentiated(y, bias):
         return RescaleStrips.apply(y, bias, geometry)
@@ -101,13 +113,14 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
 
 def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """`rescale` on a CPU without a gradient."""
-    bias = None if bias is None else bias.to(y.dtype).view(-1, 1, 1)
-    for rows, cols, ratio, rest in strips(*geometry, y.dtype, y.device):
-        part = y[..., rows, cols]
+    start = y.storage_offset()
+    for (size, stride, offset), ratio, rest in strips(y.shape, y.stride(), *geometry, y.dtype, y.device):
+        strip = y.as_strided(size, stride, start + offset)
         if bias is None:
-            part.mul_(ratio)
+            strip.mul_(ratio)
         else:
-            torch.addcmul(bias * rest, part, ratio, out=part)
+            added = bias.to(y.dtype).view(-1, *(1,) * rest.dim()) * rest
+            torch.addcmul(added, strip, ratio, out=strip)
     return y
 
 
@@ -124,6 +137,16 @@ class RescaleStrips(torch.autograd.Function):
     def backward(ctx, grad):
         of_bias = None
         if ctx.bias is not None and ctx.needs_input_grad[1]:  # the convolution sums the rest of it
-            parts = [grad[..., rows, cols] * rest for rows, cols, _, rest in strips(*ctx.geometry)]
-            of_bias = sum((part.sum((0, 2, 3)) for part in parts), grad.new_zeros(grad.shape[1])).to(ctx.bias)
+            of_bias = bias_gradient(grad, ctx.geometry).to(ctx.bias)
         return grad * cached_ratio(*ctx.geometry), of_bias, None
+
+
+def bias_gradient(grad: Tensor, geometry: tuple) -> Tensor:
+    """The sum over the border of a gradient ``(N, C', H', W')`` times `Strip.rest`, ``(C',)``."""
+    if not eager(grad):  # one of many at once does not tell its strides
+        ratio = cached_ratio(*geometry)
+        return (grad * ((ratio != 0).to(ratio.dtype) - ratio)).sum((0, 2, 3))
+    total = grad.new_zeros(grad.shape[1])
+    for view, _, rest in strips(grad.shape, grad.stride(), *geometry):
+        total = total + (view.of(grad) * rest).sum((0, *range(2, 2 + rest.dim())))
+    return total

@@ -1,9 +1,13 @@
-"""Whether a tensor is computed with as it stands: the condition for steps that bring a gradient of their own."""
+"""Whether a tensor is computed with as it stands: the condition for steps that bring a gradient of their own.
 
-import torch
+Asked at every convolution, so in few calls: beside a small map each line of Python counts.
+"""
+
 from torch import Tensor, nn
+from torch._C import _is_tracing, _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
@@ -14,13 +18,14 @@ def eager(x: Tensor) -> bool:
     And whether nobody looks on, who may keep what an operation returns: selective activation checkpointing, a recorder
     of operations, fake tensors and ``make_fx`` are modes of torch's dispatcher.
     """
-    if type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    kind = type(x)
+    if (kind is not Tensor and kind is not nn.Parameter) or is_compiling() or _is_tracing():
         return False
-    return peek_interpreter_stack() is None and forward_ad._current_level < 0 and not watched()
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or _len_torch_dispatch_stack():
+        return False
+    return not (_len_torch_function_stack() and looked_on())
 
 
-def watched() -> bool:
-    """Whether a mode of the dispatcher or of functions is active; a default device is none that looks on."""
-    if torch._C._len_torch_dispatch_stack():
-        return True
+def looked_on() -> bool:
+    """Whether a mode of functions is active; a default device is none that looks on."""
     return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcpad.padding import gpu
-from pcpad.padding.coverage import Pads, conv_pads
+from pcpad.padding import depthwise, gpu
+from pcpad.padding.coverage import Pads, conv_pads, pair
 from pcpad.padding.eager import eager
 from pcpad.padding.fillers import FILLERS
 from pcpad.padding.partial import sole_input
+from pcpad.padding.sources import MAPPED
 
 
 @torch.fx.wrap  # one node in a symbolic trace, so that a trace does not depend on the input size
@@ -28,6 +29,14 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
     Raises:
         ValueError: the map is too small to fill the pads and `on_small` is ``"raise"``; or the mode is not known here.
     """
+    mode = fitting(x, pads, mode, on_small, layer)
+    if x.device.type == "cuda" and mode in MAPPED and eager(x) and gpu.worth(x):
+        return gpu.fill(x, pads, mode)
+    return FILLERS[mode].pad(x, pads)
+
+
+def fitting(x: Tensor, pads: Pads, mode: str, on_small: str, layer: str) -> str:
+    """The mode with which `fill` fills: `mode`, or `on_small` where the map is too small for it; raises as `fill`."""
     if mode not in FILLERS:
         raise ValueError(
             f"padding mode {mode!r} is not known to this process: call pcpad.register_padding first, as where the "
@@ -42,10 +51,8 @@ def fill(x: Tensor, pads: Pads, mode: str, on_small: str = "raise", layer: str =
                 f"pads (top, bottom, left, right) are {pads}, which need at least {need[0]}x{need[1]}; "
                 "use a larger input, or convert with on_small='replicate'"
             )
-        mode = on_small
-    if mode in gpu.MAPPED and eager(x) and gpu.worth(x):
-        return gpu.fill(x, pads, mode)
-    return FILLERS[mode].pad(x, pads)
+        return on_small
+    return mode
 
 
 class FilledPadding:
@@ -68,8 +75,13 @@ class FilledPadding:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
             pads = tuple(type(self).pcpad_pads(self, x.shape[-2], x.shape[-1]))
-        x = fill(x, pads, self.padding_mode, self.pcpad_on_small, self.pcpad_layer)
         weight = self.weight if self.pcpad_weight is None else type(self).pcpad_weight(self)
+        filling = (x, pads, self.padding_mode, self.pcpad_on_small, self.pcpad_layer)
+        if depthwise.may_add(x, weight, self.bias, self.groups, pads, self.padding_mode):
+            geometry = (weight.shape[-2:], pair(self.stride), pair(self.dilation), pads, self.padding_mode)
+            if depthwise.worth(x, geometry) and fitting(*filling) == self.padding_mode:
+                return depthwise.convolve(x, weight, self.bias, geometry)
+        x = fill(*filling)
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 

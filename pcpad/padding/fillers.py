@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from pcpad.padding.blocks import assemble, layout
@@ -32,12 +33,14 @@ class Filler:
 
 
 def by_torch(mode: str) -> Callable[[Tensor, Pads], Tensor]:
-    """``F.pad`` with one of its modes, in the image's dtype.
+    """``F.pad`` with one of its modes, in the image's dtype; the same from blocks where that is faster.
 
     Autocast on a CPU would compute padding in float32, so that a bfloat16 image is converted there and back.
     """
 
     def pad(x: Tensor, pads: Pads) -> Tensor:
+        if few_channels(x) and eager(x):
+            return assemble(x, pads, mode)
         top, bottom, left, right = pads
         sides = (left, right, top, bottom)
         if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -46,6 +49,13 @@ def by_torch(mode: str) -> Callable[[Tensor, Pads], Tensor]:
         return F.pad(x, sides, mode=mode)
 
     return pad
+
+
+def few_channels(x: Tensor) -> bool:
+    """Whether an image is one on a CPU that ``F.pad`` takes channel by channel, and large enough for that to matter."""
+    if type(x) is not Tensor or x.dim() != 4 or x.shape[1] > 4 or not x.is_cpu or is_compiling():
+        return False
+    return x.numel() >= 2**19 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def replicate(x: Tensor, pads: Pads) -> Tensor:
@@ -81,14 +91,14 @@ def repeat_edges(x: Tensor, pads: Pads) -> Tensor:
 def circular(x: Tensor, pads: Pads) -> Tensor:
     """The opposite side of the image."""
     if eager(x) and (x.requires_grad or layout(x) == torch.channels_last):
-        return assemble(x, pads, mirrored=False)
+        return assemble(x, pads, "circular")
     return by_torch("circular")(x, pads)
 
 
 def symmetric(x: Tensor, pads: Pads) -> Tensor:
     """The image mirrored at its edge, so that the outermost pixel stands twice."""
     if eager(x):
-        return assemble(x, pads, mirrored=True)
+        return assemble(x, pads, "symmetric")
     top, bottom, left, right = pads
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
         first = x.narrow(dim, 0, before).flip(dim)

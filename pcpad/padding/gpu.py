@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pcpad.padding.coverage import Pads, cached_ratio
 from pcpad.padding.eager import eager
+from pcpad.padding.sources import sources
 
 LARGE = 2**21
 """Elements from which on the kernels are used: below, torch's operations end sooner than a kernel is started."""
@@ -159,22 +160,6 @@ class Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return Scale.apply(grad, ctx.ratio) if has_memory(grad) else grad * ctx.ratio, None
-
-
-def sources(mode: str, length: int, before: int, after: int) -> Tensor:
-    """For each pixel of a padded axis the one of the image that it shows, int64."""
-    index = torch.arange(-before, length + after, device="cpu")
-    if mode == "replicate":
-        return index.clamp(0, length - 1)
-    if mode == "circular":
-        return index % length
-    period = max(2 * length - (2 if mode == "reflect" else 0), 1)
-    index = index % period
-    return torch.minimum(index, period - index - int(mode == "symmetric"))
-
-
-MAPPED = ("reflect", "symmetric", "replicate", "circular")
-"""Modes that `sources` knows."""
 
 
 @lru_cache(maxsize=256)  # of large maps some 0.5 MB of the GPU's memory each

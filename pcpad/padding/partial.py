@@ -1,5 +1,7 @@
 """Partial padding: a convolution that treats its padding as holes. `PartialConv2d`, and the same for any subclass."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
@@ -57,6 +59,22 @@ def sole_input(args: tuple, kwargs: dict) -> Tensor:
     return given[0]
 
 
+def geometry_of(conv: nn.Conv2d, x: Tensor) -> tuple | None:
+    """Geometry of a convolution that pads by `padding`, as `border.rescale` takes it; None where it pads nothing."""
+    values = (x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation, conv.padding, conv.pcpad_power)
+    try:
+        return known_geometry(*values)
+    except TypeError:  # somebody put a list where torch puts a tuple
+        return known_geometry.__wrapped__(*values)
+
+
+@lru_cache(maxsize=1024)
+def known_geometry(size, kernel_size, stride, dilation, padding, power) -> tuple | None:
+    """`geometry_of` from a convolution's own attributes, remembered."""
+    pads = conv_pads(padding, kernel_size, dilation)
+    return (tuple(size), pair(kernel_size), pair(stride), pair(dilation), pads, power) if any(pads) else None
+
+
 def check_pads(conv: nn.Conv2d, x: Tensor, y: Tensor, pads: Pads) -> None:
     """Raise ValueError where the pads that a class is said to use would make a map of another size than its own."""
     if not eager(x):
@@ -88,11 +106,14 @@ class PartialPadding:
     def forward(self, *args, mask: Tensor | None = None, **kwargs) -> Tensor | tuple[Tensor, Tensor]:
         if mask is None and len(args) == 2:
             *args, mask = args
-        x = sole_input(args, kwargs)
+        x = args[0] if len(args) == 1 and not kwargs else sole_input(args, kwargs)
         if mask is not None:
             check_mask(x, mask)
             x = select(x, mask)
-        y = super().forward(x)
+        y, bias = super().forward(x), self.bias
+        if mask is None and self.pcpad_pads is None and self.pcpad_fresh and may_change(y, x, bias):
+            geometry = geometry_of(self, x)  # the way of most, in few calls
+            return rescale(y, bias, geometry) if geometry else y
         if self.pcpad_pads is None:
             pads = conv_pads(self.padding, self.kernel_size, self.dilation)
         else:
@@ -101,13 +122,13 @@ class PartialPadding:
         kernel_size, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
         if mask is not None:
             geometry = (self.in_channels, kernel_size, stride, dilation, pads, self.groups, self.pcpad_power)
-            return rescale_known(y, mask, self.bias, *geometry)
+            return rescale_known(y, mask, bias, *geometry)
         if not any(pads) and not has_torch_function_unary(x):
             return y
-        if self.pcpad_fresh and may_change(y, x, self.bias):
+        if self.pcpad_fresh and may_change(y, x, bias):
             size = (x.shape[-2], x.shape[-1])
-            return rescale(y, self.bias, (size, kernel_size, stride, dilation, pads, self.pcpad_power))
-        return rescale_border(y, x, self.bias, kernel_size, stride, dilation, pads, self.pcpad_power)
+            return rescale(y, bias, (size, kernel_size, stride, dilation, pads, self.pcpad_power))
+        return rescale_border(y, x, bias, kernel_size, stride, dilation, pads, self.pcpad_power)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", power={self.pcpad_power}" if self.pcpad_power != 1 else "")
