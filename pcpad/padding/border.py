@@ -9,7 +9,7 @@ from torch import Tensor
 from pcpad.padding import gpu
 from pcpad.padding.blocks import layout
 from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
-from pcpad.padding.eager import eager
+from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.views import Places, View, part, stretch
 
 
@@ -143,7 +143,7 @@ class RescaleStrips(torch.autograd.Function):
 
 def bias_gradient(grad: Tensor, geometry: tuple) -> Tensor:
     """The sum over the border of a gradient ``(N, C', H', W')`` times `Strip.rest`, ``(C',)``."""
-    if not eager(grad):  # one of many at once does not tell its strides
+    if not has_memory(grad):  # one of many at once does not tell its strides
         ratio = cached_ratio(*geometry)
         return (grad * ((ratio != 0).to(ratio.dtype) - ratio)).sum((0, 2, 3))
     total = grad.new_zeros(grad.shape[1])

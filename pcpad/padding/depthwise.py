@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcpad.padding.coverage import Pads, num_windows
-from pcpad.padding.eager import eager
+from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.sources import MAPPED, sources
 from pcpad.padding.views import View, part, stretch
 
@@ -174,7 +174,7 @@ class Depthwise(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or not eager(grad):
+        if torch.is_grad_enabled() or not has_memory(grad):
             return *padded_gradients(grad, x, weight, ctx.bias, ctx.geometry, wanted), None
         _, stride, dilation, pads, _ = ctx.geometry
         grad = grad.contiguous(memory_format=torch.channels_last)
@@ -211,5 +211,5 @@ def padded_gradients(grad, x, weight, bias: bool, geometry: tuple, wanted) -> tu
     if not wanted[0]:
         return None, *others
     start = of_padded.shape[:2]
-    of_x = of_padded.new_zeros((*start, height * width)).index_add(2, source, of_padded.flatten(2))
-    return of_x.unflatten(2, (height, width)), *others
+    of_x = of_padded.new_zeros((*start, height * width)).index_add(2, source, of_padded.reshape(*start, -1))
+    return of_x.reshape(*start, height, width), *others

@@ -26,6 +26,14 @@ def eager(x: Tensor) -> bool:
     return not (_len_torch_function_stack() and looked_on())
 
 
+def has_memory(x: Tensor) -> bool:
+    """Whether a tensor holds elements, which those that `is_grads_batched` and `torch.func` bring do not."""
+    try:
+        return eager(x) and x.data_ptr() is not None
+    except RuntimeError:
+        return False
+
+
 def looked_on() -> bool:
     """Whether a mode of functions is active; a default device is none that looks on."""
     return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())

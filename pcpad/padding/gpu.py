@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcpad.padding.coverage import Pads, cached_ratio
-from pcpad.padding.eager import eager
+from pcpad.padding.eager import has_memory
 from pcpad.padding.sources import sources
 
 LARGE = 2**21
@@ -64,14 +64,6 @@ def current(device: torch.device) -> AbstractContextManager:
     if device.index == torch.cuda.current_device():
         return nullcontext()  # some microseconds less
     return torch.cuda.device(device)
-
-
-def has_memory(x: Tensor) -> bool:
-    """Whether a tensor holds elements, which those that `is_grads_batched` and `torch.func` bring do not."""
-    try:
-        return eager(x) and x.data_ptr() is not None
-    except RuntimeError:
-        return False
 
 
 class Border(NamedTuple):

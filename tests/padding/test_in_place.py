@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import pcpad
+from pcpad.padding.blocks import assemble
 from pcpad.padding.border import may_change, strips
 from pcpad.padding.filled import fill
 from tests.padding import oracle
@@ -82,22 +83,27 @@ def test_a_border_with_a_bias_and_a_gradient(parts, dims):
             assert found[name] is None
 
 
-@pytest.mark.parametrize("mode", ["circular", "symmetric"])
-@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (2, 0, 1, 3), (0, 0, 0, 2), (4, 4, 3, 3)])
+@pytest.mark.parametrize("mode", ["circular", "symmetric", "reflect", "replicate"])
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (2, 0, 1, 3), (0, 0, 0, 2), (3, 3, 4, 4), (4, 4, 3, 3)])
 def test_a_padded_image_from_blocks(mode, pads):
+    if mode == "reflect" and max(pads[:2]) == 4:
+        pytest.skip("reflect cannot fill 4 pixels from 4 rows")
     x = torch.randn(2, 3, 4, 5).double().requires_grad_()
-    wanted = np.pad(
-        x.detach().numpy(),
-        ((0, 0), (0, 0), pads[:2], pads[2:]),
-        mode={"circular": "wrap", "symmetric": "symmetric"}[mode],
-    )
-    y = fill(x, pads, mode)
+    as_numpy = {"circular": "wrap", "symmetric": "symmetric", "reflect": "reflect", "replicate": "edge"}
+    wanted = np.pad(x.detach().numpy(), ((0, 0), (0, 0), pads[:2], pads[2:]), mode=as_numpy[mode])
+    y = assemble(x, pads, mode)
     assert "Assemble" in y.grad_fn.name()
     assert y.tolist() == wanted.tolist()
-    assert torch.autograd.gradcheck(lambda x: fill(x, pads, mode), (x,))
-    assert torch.autograd.gradgradcheck(lambda x: fill(x, pads, mode), (x,))
+    if mode in ("circular", "symmetric"):
+        assert "Assemble" in fill(x, pads, mode).grad_fn.name()
+    assert (
+        assemble(x.detach()[:, :, 1:, 2:][0], (1, 1, 1, 1), mode).tolist()
+        == np.pad(x.detach().numpy()[0, :, 1:, 2:], ((0, 0), (1, 1), (1, 1)), mode=as_numpy[mode]).tolist()
+    )  # a part of an image, and one without a batch
+    assert torch.autograd.gradcheck(lambda x: assemble(x, pads, mode), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: assemble(x, pads, mode), (x,))
     wide = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = fill(wide, pads, mode)
+    y = assemble(wide, pads, mode)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert y.tolist() == wanted.tolist()
     incoming = torch.randn_like(y)
@@ -105,7 +111,7 @@ def test_a_padded_image_from_blocks(mode, pads):
     y.backward(incoming)
     assert torch.equal(incoming, kept)
     assert wide.grad.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(wide.grad, torch.autograd.grad(fill(x, pads, mode), x, kept.contiguous())[0])
+    assert torch.equal(wide.grad, torch.autograd.grad(assemble(x, pads, mode), x, kept.contiguous())[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")  # torch's own, inside of jvp
@@ -147,6 +153,15 @@ def test_many_gradients_at_once(mode):
     torch.testing.assert_close(one, many)
 
 
+def test_many_gradients_of_a_bias_at_once():
+    conv, x = conv_of(SHAPES[0]), torch.randn(1, 4, 6, 5).double()
+    y, incoming = conv(x), torch.randn(3, 1, 4, 6, 5).double()
+    assert "RescaleStrips" in y.grad_fn.name()
+    (many,) = torch.autograd.grad(y, conv.bias, incoming, is_grads_batched=True, retain_graph=True)
+    for got, one in zip(many, incoming, strict=True):
+        torch.testing.assert_close(got, torch.autograd.grad(y, conv.bias, one, retain_graph=True)[0])
+
+
 def test_a_class_of_the_users_may_keep_its_output():
     class Keeps(nn.Conv2d):
         def forward(self, x):
@@ -161,6 +176,16 @@ def test_a_class_of_the_users_may_keep_its_output():
         y = conv(x)
         assert torch.equal(conv.kept, plain)
         assert not torch.equal(y, plain)
+
+
+def test_lists_where_torch_puts_tuples():
+    conv, x = pcpad.PartialConv2d(2, 2, 3, padding=1), torch.randn(1, 2, 9, 11)
+    with torch.no_grad():
+        wanted = conv(x)
+        conv.padding, conv.stride, conv.dilation = [1, 1], [1, 1], [1, 1]
+        assert torch.equal(conv(x), wanted)
+        conv.padding = (0, 0)
+        assert torch.equal(conv(x), nn.functional.conv2d(x, conv.weight, conv.bias))
 
 
 def test_under_another_default_device():
