@@ -12,6 +12,9 @@ from pcpad.padding.coverage import Pads, cached_ratio, tap_counts
 from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.views import Places, View, part, stretch
 
+SMALL = 2**17
+"""Elements of a map below which one product of all takes less time than several of its border."""
+
 
 class Strip(NamedTuple):
     """A part of an output map, or two of the same size, one at either end.
@@ -28,11 +31,14 @@ class Strip(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def strips(shape, strides, size, kernel_size, stride, dilation, pads: Pads, power, dtype, device) -> tuple[Strip, ...]:
+def strips(
+    shape, strides, together: bool, size, kernel_size, stride, dilation, pads: Pads, power, dtype, device
+) -> tuple[Strip, ...]:
     """Strips that cover the windows which leave the image, each window once.
 
     Args:
         shape, strides: of the output, ``(N, C', H', W')`` or ``(C', H', W')``.
+        together: one strip for the whole map instead.
         size, kernel_size, stride, dilation, pads, power, dtype, device: as of `coverage.ratio`.
     """
     ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
@@ -44,6 +50,8 @@ def strips(shape, strides, size, kernel_size, stride, dilation, pads: Pads, powe
     (height, width), (top, bottom), (left, right) = shape[-2:], *found
     places = [(rows, stretch(0, width)) for rows in ends(top, bottom, height)]
     places += [(stretch(top, bottom - top), cols) for cols in ends(left, right, width)]
+    if together:
+        places = [(stretch(0, height), stretch(0, width))]
     with torch.inference_mode(False), torch.no_grad():
         parts = [part(ratio.shape, (width, 1), *at).of(ratio).contiguous() for at in places]
         found = [(part(shape, strides, *at), r) for at, r in zip(places, parts, strict=True) if r.numel()]
@@ -114,7 +122,8 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
 def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """`rescale` on a CPU without a gradient."""
     start = y.storage_offset()
-    for (size, stride, offset), ratio, rest in strips(y.shape, y.stride(), *geometry, y.dtype, y.device):
+    small = y.numel() < SMALL
+    for (size, stride, offset), ratio, rest in strips(y.shape, y.stride(), small, *geometry, y.dtype, y.device):
         strip = y.as_strided(size, stride, start + offset)
         if bias is None:
             strip.mul_(ratio)
@@ -147,6 +156,6 @@ def bias_gradient(grad: Tensor, geometry: tuple) -> Tensor:
         ratio = cached_ratio(*geometry)
         return (grad * ((ratio != 0).to(ratio.dtype) - ratio)).sum((0, 2, 3))
     total = grad.new_zeros(grad.shape[1])
-    for view, _, rest in strips(grad.shape, grad.stride(), *geometry):
+    for view, _, rest in strips(grad.shape, grad.stride(), False, *geometry):
         total = total + (view.of(grad) * rest).sum((0, *range(2, 2 + rest.dim())))
     return total

@@ -25,6 +25,7 @@ def conv_of(shape, bias: bool = True) -> pcpad.PartialConv2d:
     return pcpad.PartialConv2d(4, 4, kernel, stride, padding, dilation, groups, bias).double()
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_of_the_border(shape, bias):
@@ -53,6 +54,7 @@ def test_gradients_of_the_border(shape, bias):
     np.testing.assert_allclose(y.detach().numpy(), wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("dims", [4, 3])
 @pytest.mark.parametrize("parts", [("bias",), ("weight",), ("weight", "bias"), ("weight", "bias", "x")])
 def test_a_border_with_a_bias_and_a_gradient(parts, dims):
@@ -178,6 +180,7 @@ def test_a_class_of_the_users_may_keep_its_output():
         assert not torch.equal(y, plain)
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_lists_where_torch_puts_tuples():
     conv, x = pcpad.PartialConv2d(2, 2, 3, padding=1), torch.randn(1, 2, 9, 11)
     with torch.no_grad():
@@ -188,6 +191,7 @@ def test_lists_where_torch_puts_tuples():
         assert torch.equal(conv(x), nn.functional.conv2d(x, conv.weight, conv.bias))
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_under_another_default_device():
     conv, x = pcpad.PartialConv2d(2, 2, 3, padding=1), torch.randn(1, 2, 9, 11)
     with torch.no_grad():
@@ -197,6 +201,7 @@ def test_under_another_default_device():
             assert torch.equal(conv(x + 1), wanted)
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_frozen_layers_and_gradients_of_the_input():
     """In place where nothing is differentiated, and only there; the result is the same."""
     conv, x = conv_of(SHAPES[0]), torch.randn(2, 4, 6, 5).double()

@@ -66,12 +66,17 @@ def oracle(conv, x, mode="partial"):
     return torch.from_numpy(y)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_equals_the_oracle(name, power):
     conv, x = make(GEOMETRIES[name], power)
-    torch.testing.assert_close(conv(x), oracle(conv, x), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(conv(x[0]), oracle(conv, x)[0], rtol=1e-12, atol=1e-12)
+    wanted, wide = oracle(conv, x), x.contiguous(memory_format=torch.channels_last)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(conv(x), wanted, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(conv(wide), wanted, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(conv(x[0]), wanted[0], rtol=1e-12, atol=1e-12)
 
 
 def test_the_oracle_tells_partial_from_zeros():
@@ -80,6 +85,7 @@ def test_the_oracle_tells_partial_from_zeros():
         torch.testing.assert_close(conv(x), oracle(conv, x, mode="zeros"), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["3x3", "no bias", "7x7 stride 2", "grouped", "depthwise 5x5", "dilated"])
 def test_interior_is_the_plain_convolution_bit_for_bit(name, dtype):

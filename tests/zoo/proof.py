@@ -1,11 +1,14 @@
 """The proof for one model: in every padding mode it equals a model of which nothing was converted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 import pcpad
+from pcpad.padding import border
 from tests.zoo import models, oracle
 from tests.zoo.redraw import redraw
 from tests.zoo.sizes import find_sizes
@@ -205,7 +208,8 @@ def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> lis
         raise ProofFailed(f"{mode}: converted {sorted(set(report.converted) ^ set(names.values()))} differently")
     errors, order = [0.0], []
     for conv, x, expected in calls:
-        errors.append(relative(conv(x), expected))
+        with border_alone():
+            errors.append(relative(conv(x), expected))
         if not errors[-1] <= LAYER_BOUND[expected.dtype]:
             layer = f"layer {names[conv]!r} ({type(conv).__name__})"
             raise ProofFailed(f"{mode} at {size}: {layer} is off by {errors[-1]:.3g}")
@@ -219,6 +223,16 @@ def check_mode(entry, model, names, mode, size, proof, keep: bool = True) -> lis
     check_result(entry, model, names, mode, size, result, wanted, proof)
     pcpad.convert(model, "zeros")
     return wanted
+
+
+@contextmanager
+def border_alone() -> Iterator[None]:
+    """Partial padding changes the border of small maps alone too, which otherwise are multiplied as a whole."""
+    kept, border.SMALL = border.SMALL, 0
+    try:
+        yield
+    finally:
+        border.SMALL = kept
 
 
 def check_result(entry, model, names, mode, size, result, wanted, proof) -> None:
