@@ -83,7 +83,7 @@ def assemble(x: Tensor, pads: Pads, mode: str) -> Tensor:
     """The image with its pads filled from its own ends, in the image's memory format.
 
     Args:
-        x: ``(N, C, H, W)`` or ``(C, H, W)``, `eager`, no side shorter than a pad.
+        x: ``(N, C, H, W)`` or ``(C, H, W)``, `eager`, no side too short for the mode to fill its pads.
         pads: ``(top, bottom, left, right)``, in pixels.
         mode: ``"reflect"``, ``"symmetric"``, ``"replicate"`` or ``"circular"``.
     """

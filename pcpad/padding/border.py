@@ -13,11 +13,11 @@ from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.views import Places, View, part, stretch
 
 SMALL = 2**17
-"""Elements of a map below which one product of all takes less time than several of its border."""
+"""Elements of a map without a bias below which one product of all takes less time than several of its border."""
 
 
 class Strip(NamedTuple):
-    """A part of an output map, or two of the same size, one at either end.
+    """A part of an output map, two of the same size, one at either end, or all of it.
 
     Attributes:
         view: where it lies: ``(N, C', *at)``, where ``at`` is the shape of the ratio.
@@ -34,11 +34,11 @@ class Strip(NamedTuple):
 def strips(
     shape, strides, together: bool, size, kernel_size, stride, dilation, pads: Pads, power, dtype, device
 ) -> tuple[Strip, ...]:
-    """Strips that cover the windows which leave the image, each window once.
+    """Strips that cover the windows which leave the image, each window once; or one that covers all windows.
 
     Args:
         shape, strides: of the output, ``(N, C', H', W')`` or ``(C', H', W')``.
-        together: one strip for the whole map instead.
+        together: whether it is one for all.
         size, kernel_size, stride, dilation, pads, power, dtype, device: as of `coverage.ratio`.
     """
     ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
@@ -122,7 +122,7 @@ def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
 def change(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """`rescale` on a CPU without a gradient."""
     start = y.storage_offset()
-    small = y.numel() < SMALL
+    small = bias is None and y.numel() < SMALL  # times 1 changes no bit, but an infinite bias times 0 is none
     for (size, stride, offset), ratio, rest in strips(y.shape, y.stride(), small, *geometry, y.dtype, y.device):
         strip = y.as_strided(size, stride, start + offset)
         if bias is None:
@@ -152,7 +152,7 @@ class RescaleStrips(torch.autograd.Function):
 
 def bias_gradient(grad: Tensor, geometry: tuple) -> Tensor:
     """The sum over the border of a gradient ``(N, C', H', W')`` times `Strip.rest`, ``(C',)``."""
-    if not has_memory(grad):  # one of many at once does not tell its strides
+    if not has_memory(grad):  # one of many at once need not tell its strides
         ratio = cached_ratio(*geometry)
         return (grad * ((ratio != 0).to(ratio.dtype) - ratio)).sum((0, 2, 3))
     total = grad.new_zeros(grad.shape[1])

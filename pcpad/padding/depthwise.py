@@ -83,13 +83,9 @@ def runs(length: int, kernel: int, stride: int, dilation: int, before: int, afte
 def steps(shape, kernel_size, stride, dilation, pads: Pads, mode: str) -> tuple[Step, ...]:
     """What is to be added to a zero-padded convolution of images of a shape ``(N, C, H, W)``, all in channels_last."""
     images, channels, *size = shape
-    axes, out = [], []
-    for axis in (0, 1):
-        along = (size[axis], kernel_size[axis], stride[axis], dilation[axis], *pads[2 * axis : 2 * axis + 2])
-        axes.append(runs(*along, mode))
-        out.append(num_windows(*along))
-    found = []
-    for row, col in product(*axes):
+    axes, found = axes_of(size, kernel_size, stride, dilation, pads), []
+    out = [num_windows(*along) for along in axes]
+    for row, col in product(*(runs(*along, mode) for along in axes)):
         if row.outside or col.outside:
             views = []
             for name, (height, width) in (("window", out), ("pixel", size), ("tap", kernel_size)):
@@ -105,8 +101,12 @@ def steps(shape, kernel_size, stride, dilation, pads: Pads, mode: str) -> tuple[
 
 
 def may_add(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, pads: Pads, mode: str) -> bool:
-    """Whether `convolve` takes a convolution: depthwise, on a CPU, float32 or float64, channels_last, even pads."""
-    if groups == 1 or groups != weight.shape[0] or not eager(x) or x.numel() < LEAST or not x.is_cpu:
+    """Whether `convolve` takes a convolution.
+
+    It takes a depthwise one in float32 or float64, on a CPU in channels_last, whose pads are the same at both ends of
+    an axis. An inference tensor cannot be kept for a gradient.
+    """
+    if groups == 1 or not eager(x) or x.numel() < LEAST or not x.is_cpu or groups != weight.shape[0]:
         return False
     if mode not in MAPPED or pads[0] != pads[1] or pads[2] != pads[3] or x.dim() != 4 or x.shape[1] != groups:
         return False
@@ -114,7 +114,7 @@ def may_add(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, pads: P
         return False
     if not plain(weight, x) or not (bias is None or plain(bias, x)):
         return False
-    return not torch.is_autocast_enabled("cpu")
+    return not (torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and x.is_inference()))
 
 
 def plain(parameter: Tensor, x: Tensor) -> bool:
@@ -124,7 +124,20 @@ def plain(parameter: Tensor, x: Tensor) -> bool:
 
 def worth(x: Tensor, geometry: tuple) -> bool:
     """Whether the steps take less time than a copy of the map; arguments as of `convolve`."""
-    return x.numel() >= WORTH * len(steps(x.shape, *geometry))
+    return x.numel() >= WORTH * number(x.shape[-2:], *geometry)
+
+
+@lru_cache(maxsize=256)
+def number(size, kernel_size, stride, dilation, pads: Pads, mode: str) -> int:
+    """How many `steps` there are, without making them: of a large kernel there are ten thousands."""
+    axes = [runs(*along, mode) for along in axes_of(size, kernel_size, stride, dilation, pads)]
+    inside = [sum(not run.outside for run in axis) for axis in axes]
+    return len(axes[0]) * len(axes[1]) - inside[0] * inside[1]
+
+
+def axes_of(size, kernel_size, stride, dilation, pads: Pads) -> list[tuple]:
+    """Height and width: of each length, kernel, stride, dilation and the pad at either end."""
+    return list(zip(size, kernel_size, stride, dilation, pads[::2], pads[1::2], strict=True))
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
@@ -152,12 +165,12 @@ def added(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Te
     start = x.storage_offset()
     for windows, pixels, weights, _ in steps(x.shape, *geometry):
         seen = x.as_strided(pixels.size, pixels.stride, start + pixels.offset)
-        y.as_strided(*windows).addcmul_(seen, taps.as_strided(*weights))
+        y.as_strided(*windows).addcmul_(seen, weights.of(taps))
     return y
 
 
 def by_tap(weight: Tensor) -> Tensor:
-    """Weights ``(C, 1, kh, kw)`` as a matrix ``(kh * kw, C)``."""
+    """Weights ``(C, 1, kh, kw)`` as a matrix ``(kh * kw, C)``; a view of them where they lie so."""
     return weight.reshape(len(weight), -1).t().contiguous()
 
 
@@ -178,6 +191,7 @@ class Depthwise(torch.autograd.Function):
             return *padded_gradients(grad, x, weight, ctx.bias, ctx.geometry, wanted), None
         _, stride, dilation, pads, _ = ctx.geometry
         grad = grad.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)  # hooks of saved tensors may have changed that
         found = gradients(grad, x, weight, ctx.bias, stride, (pads[0], pads[2]), dilation, wanted)
         of_x = found[0] if found[0] is None else found[0].contiguous(memory_format=torch.channels_last)
         taps = by_tap(weight)
@@ -211,5 +225,5 @@ def padded_gradients(grad, x, weight, bias: bool, geometry: tuple, wanted) -> tu
     if not wanted[0]:
         return None, *others
     start = of_padded.shape[:2]
-    of_x = of_padded.new_zeros((*start, height * width)).index_add(2, source, of_padded.reshape(*start, -1))
+    of_x = of_padded.new_zeros((*start, height * width)).index_add(2, source, of_padded.reshape(*start, len(source)))
     return of_x.reshape(*start, height, width), *others

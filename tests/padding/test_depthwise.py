@@ -151,6 +151,10 @@ def test_where_it_is_not_taken():
     assert not taken_by(nn.Conv2d(3, 3, 3, padding=1).double(), x)
     assert not taken_by(nn.Conv2d(3, 6, 3, padding=1, groups=3).double(), x)
     assert not taken_by(nn.Conv2d(3, 3, (3, 4), padding="same", groups=3).double(), x)
+    upright = nn.Conv2d(3, 3, (4, 3), padding="same", groups=3).double()
+    assert not taken_by(upright, x)
+    wanted = F.conv2d(F.pad(x, (1, 1, 1, 2), mode="reflect"), upright.weight, upright.bias, groups=3)
+    torch.testing.assert_close(upright(x), wanted, rtol=1e-12, atol=1e-12)
     conv = nn.Conv2d(3, 3, 3, padding=1, groups=3).double()
     assert not taken_by(conv, x.contiguous())
     assert not taken_by(conv, x[0])
@@ -167,6 +171,94 @@ def test_where_it_is_not_taken():
     slopes = torch.func.vmap(torch.func.grad(lambda x: single(x).square().sum()))(x.float()[:, None])
     one = x.float()[:1].requires_grad_()
     torch.testing.assert_close(slopes[0], torch.autograd.grad(single(one).square().sum(), one)[0])
+
+
+@pytest.mark.usefixtures("always")
+def test_a_weight_that_is_part_of_another_tensor():
+    """Tap after tap in memory, as another network may have made it, and not at its start."""
+    conv, x = layer(SHAPES[0], "reflect"), image(SHAPES[0])
+    weight = torch.randn(2, 9, 3).double()[1].t().reshape(3, 1, 3, 3).requires_grad_()
+    assert weight.storage_offset() > 0
+    plain = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, conv.bias, groups=3)
+    y = torch.func.functional_call(conv, {"weight": weight}, x)
+    assert taken(y)
+    torch.testing.assert_close(y, plain, rtol=1e-12, atol=1e-12)
+    found, wanted = (torch.autograd.grad(z.square().sum(), weight)[0] for z in (y, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("kept", ["planes", "part of a larger batch", "checkpoint"])
+def test_what_is_kept_for_the_gradient(kept):
+    """Hooks of saved tensors may bring back another layout."""
+    conv, x = layer(SHAPES[0], "replicate"), image(SHAPES[0], images=3)[1:]
+    hooks = {
+        "planes": (lambda t: t.contiguous(), lambda t: t),
+        "part of a larger batch": (lambda t: torch.cat([t, t]), lambda t: t[len(t) // 2 :]),
+    }
+    if kept == "checkpoint":
+        y = torch.utils.checkpoint.checkpoint(conv, x, use_reentrant=False)
+    else:
+        with torch.autograd.graph.saved_tensors_hooks(*hooks[kept]):
+            y = conv(x)
+        assert taken(y)
+    plain = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), conv.weight, conv.bias, groups=3)
+    found, wanted = (torch.autograd.grad(z.square().sum(), conv.weight)[0] for z in (y, plain))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_an_image_from_inference_mode_can_still_train():
+    conv = layer(SHAPES[0], "reflect")
+    with torch.inference_mode():
+        x = image(SHAPES[0])
+        inside = conv(x)
+    y = conv(x)
+    assert not taken(y)
+    torch.testing.assert_close(y, inside, rtol=1e-12, atol=1e-12)
+    y.sum().backward()
+    assert conv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("groups", [3, 1])
+def test_traced_and_compiled(groups):
+    """By a symbolic trace, `torch.jit.trace` and Dynamo: what they record is the convolution of a padded image."""
+    conv = nn.Conv2d(3, 6, 3, padding=1, groups=groups).double().requires_grad_(False)
+    net, x = nn.Sequential(conv, nn.Conv2d(6, 6, 3, padding=1, groups=6)).double(), image(SHAPES[0])
+    pcpad.convert(net, "reflect")
+    wanted = net(x)
+    traced = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(traced(x), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.jit.trace(net, x)(x), wanted, rtol=1e-12, atol=1e-12)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")  # torch's own, inside of dual numbers
+def test_differentiated_forwards():
+    conv, x = layer(SHAPES[0], "circular"), image(SHAPES[0])
+    tangent = torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        y = conv(torch.autograd.forward_ad.make_dual(x, tangent))
+        slope = torch.autograd.forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(slope, conv(x + tangent) - conv(x), rtol=1e-9, atol=1e-9)  # it is linear
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_are_counted_without_making_them(mode):
+    """A kernel of 31x31 has ten thousands of them, and would for each size of an image."""
+    for kernel, stride, padding, dilation, size in SHAPES:
+        geometry = (kernel, stride, dilation, (padding[0], padding[0], padding[1], padding[1]), mode)
+        assert depthwise.number(size, *geometry) == len(depthwise.steps((2, 3, *size), *geometry))
+    made = depthwise.steps.cache_info().currsize
+    conv = nn.Conv2d(64, 64, 31, padding=15, groups=64)
+    pcpad.convert(conv, mode)
+    with torch.no_grad():
+        conv(torch.zeros(2, 64, 41, 43).contiguous(memory_format=torch.channels_last))
+    assert depthwise.steps.cache_info().currsize == made
 
 
 @pytest.mark.usefixtures("always")

@@ -115,6 +115,14 @@ def test_low_precision_stays_near_the_oracle(name, dtype, tolerance):
     torch.testing.assert_close(conv(x).double(), oracle(conv, x), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.usefixtures("both_ways")
+def test_the_interior_beside_an_infinite_bias():
+    conv = PartialConv2d(1, 1, 3, padding=1)
+    nn.init.constant_(conv.bias, float("inf"))
+    with torch.no_grad():
+        assert conv(torch.ones(1, 1, 3, 3))[0, 0, 1, 1] == float("inf")
+
+
 def test_an_overflowed_interior_stays_infinite():
     for bias in (True, False):
         conv = PartialConv2d(1, 1, 3, padding=1, bias=bias, dtype=torch.float16)

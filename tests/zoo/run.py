@@ -55,10 +55,9 @@ def code_digest() -> str:
 def surgery_files() -> list[str]:
     """The files of pcpad.padding that convert and the proof need, by their imports, but for the report's words.
 
-    Not `gpu`, `kernels` and `depthwise`, which are imported as modules: nothing on a CPU goes through the first two,
-    and nothing but channels_last, which the proof is not, through the last.
+    Not `gpu` and `kernels`, which are imported as modules: nothing on a CPU goes through them.
     """
-    needed, new = set(), {"surgery", "sizes"}
+    needed, new = set(), {"surgery", "sizes", "depthwise"}
     while new:
         needed |= new
         imports = set()

@@ -110,13 +110,13 @@ def test_a_failure_is_an_exit_code(fake, tmp_path, monkeypatch, capsys):
 
 def test_the_digest_follows_code_and_not_words(tmp_path, monkeypatch):
     files = {"pcpad/padding/surgery.py": "from pcpad.padding.partial import x\n", "pcpad/padding/partial.py": "x = 1\n"}
-    files["pcpad/padding/sizes.py"] = ""
+    files |= {"pcpad/padding/sizes.py": "", "pcpad/padding/depthwise.py": ""}
     files |= {f"tests/zoo/{name}.py": "" for name in run.PROOF}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    assert run.surgery_files() == ["partial", "sizes", "surgery"]
+    assert run.surgery_files() == ["depthwise", "partial", "sizes", "surgery"]
     first = run.code_digest()
     (tmp_path / "pcpad/padding/partial.py").write_text('"""Words."""\nx = 1  # and more words\n')
     assert run.code_digest() == first
