@@ -1,4 +1,4 @@
-"""A padded image put together from nine blocks of the image, in its memory format: for modes that move parts of it.
+"""A padded image put together from copies of blocks, in the image's memory format: for modes that move parts of it.
 
 ``F.pad(mode="circular")`` and concatenations make a contiguous image of a channels_last one, which the convolution then
 turns back, and their gradient is a sum of full-size images.
