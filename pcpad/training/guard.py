@@ -1,8 +1,13 @@
-"""What stops a training that has left the finite numbers, before the process that has left them changes its weights."""
+"""What stops a training that has left the finite numbers, before the process that has left them changes its weights.
+
+A GPU is not waited for after each step: while it computes one, the next is given to it, and then the one before is
+looked at. Where that was not finite, both have changed nothing.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,24 +53,64 @@ def only_if(fine: Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         del optimizer.found_inf
 
 
-def not_finite(training, loss: float, alone: Callable[[], None]) -> ValueError:
+class Later:
+    """A 0-d bool of a device, read when it is computed: what the device is given to do after it is not waited for."""
+
+    def __init__(self, value: Tensor):
+        self.value, self._event = value, None
+        if value.device.type == "cuda":
+            self._read = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(value, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(value.device))
+
+    def __bool__(self) -> bool:
+        if self._event is None:
+            return bool(self.value)
+        self._event.synchronize()
+        return bool(self._read)
+
+
+class Step(NamedTuple):
+    """A step that has been given to the device.
+
+    Attributes:
+        number: of optimizer steps with it. epoch: its own, from 1.
+        fine: whether its loss and gradients are finite.
+        loss: the mean over this process's images, 0-d on the device.
+        alone: computes this process's own gradient of the step once more; None where there is one process.
+    """
+
+    number: int
+    epoch: int
+    fine: Later
+    loss: Tensor
+    alone: Callable[[], None] | None
+
+
+def look_at(training, step: Step) -> None:
+    """Wait for a step; all processes have to call it.
+
+    Raises:
+        ValueError: its loss or gradient is not finite, here or in another process.
+    """
+    if any(training.job.world.agree(not step.fine)):
+        raise not_finite(training, step)
+
+
+def not_finite(training, step: Step) -> ValueError:
     """The error of a step whose loss or gradient is not finite; all processes have to call it.
 
     A gradient is that of all processes together: which of them it comes from, each finds out alone.
-
-    Args:
-        loss: this process's mean loss.
-        alone: computes this process's own gradient of the step once more.
     """
     world, state = training.job.world, training.state
-    losses = world.collect(loss)
+    losses = world.collect(float(step.loss))
     ranks = [rank for rank, value in enumerate(losses) if not isfinite(value)]
     what = f"the loss is {losses[ranks[0]]}" if ranks else "the gradient's norm is not finite"
-    if not ranks and world.size > 1:
-        alone()
+    if not ranks and step.alone:
+        step.alone()
         fine = bool(all_finite(torch.zeros((), device=training.job.device), gradients(state.optimizer)))
         ranks = [rank for rank, well in enumerate(world.collect(fine)) if not well]
-    where = f"step {state.step + 1} (epoch {state.epoch + 1})"
+    where = f"step {step.number} (epoch {step.epoch})"
     if world.size > 1:
         where += f", rank {' and '.join(map(str, ranks))}" if ranks else ", in the sum over all ranks"
     return diverged(training.shelf, f"{what} at {where}")

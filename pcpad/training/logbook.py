@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pcpad.lines import COUNT, append_line, read_lines, wrong_field
@@ -42,6 +43,14 @@ class Logbook:
     def close(self) -> None:
         """Flush and close."""
         self.writer.close()
+
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        """Close; after a failure what cannot be written is lost, so that this does not take the failure's place."""
+        with nullcontext() if kind is None else suppress(Exception):
+            self.close()
 
 
 def wrong_in_metrics(entry: dict) -> str | None:

@@ -21,7 +21,7 @@ from pcpad.training.checkpoint import Shelf
 from pcpad.training.distributed import World, parallel
 from pcpad.training.ending import finish_epoch, say_result
 from pcpad.training.fused import is_fused
-from pcpad.training.guard import all_finite, diverged, gradients, not_finite, only_if
+from pcpad.training.guard import Later, Step, all_finite, diverged, gradients, look_at, only_if
 from pcpad.training.logbook import Logbook
 from pcpad.training.mixing import hits_of, loss_of, make_mixing
 from pcpad.training.optimizer import make_optimizer, peak_rate
@@ -66,6 +66,7 @@ class Training:
         recalibrated: whether the statistics of its norms were shifted.
         power: exponent of the ratio that the network has now.
         saved: when the last checkpoint was written, on the clock of time.monotonic, and after which step.
+        unseen: the last step, where it is not known yet whether its numbers are finite.
     """
 
     def __init__(self, job: Job, run: dict, resume: dict | None, signals: Signals):
@@ -85,6 +86,17 @@ class Training:
         self.recalibrated = bool(resume and resume.get("recalibrated"))
         self.mix = make_mixing(settings, len(job.data.classes), job.device)
         self.power = power_of(settings.padding, settings.power)
+        self.unseen: Step | None = None
+
+    def settle(self) -> None:
+        """Wait for the last step; all processes have to call it, before anything is made of its result.
+
+        Raises:
+            ValueError: as of `train_on`.
+        """
+        if self.unseen is not None:
+            step, self.unseen = self.unseen, None
+            look_at(self, step)
 
     def ramp(self) -> None:
         """Put the network to the power that is due after the steps so far."""
@@ -148,19 +160,20 @@ def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None
         signals.wait()
         training = Training(job, run, resume, signals)
         state = training.state
-        counts = begin(training) if state.step == 0 else None
-        while state.epoch < settings.epochs:
-            if state.step_in_epoch < training.steps:
-                train_epoch(training)
-            counts = finish_epoch(training)
+        with training.book or nullcontext():
+            counts = begin(training) if state.step == 0 else None
+            while state.epoch < settings.epochs:
+                if state.step_in_epoch < training.steps:
+                    train_epoch(training)
+                counts = finish_epoch(training)
+            if job.world.is_main:
+                results = {
+                    "top1": 100 * counts.top1 / counts.n,
+                    "best_top1": 100 * state.best["top1"] / counts.n,
+                    "loss": counts.loss,
+                }
+                training.book.hyperparameters(to_dict(settings, result_only=True), results)
         if job.world.is_main:
-            results = {
-                "top1": 100 * counts.top1 / counts.n,
-                "best_top1": 100 * state.best["top1"] / counts.n,
-                "loss": counts.loss,
-            }
-            training.book.hyperparameters(to_dict(settings, result_only=True), results)
-            training.book.close()
             say_result(job, counts, state.best)
 
 
@@ -191,6 +204,7 @@ def train_epoch(training: Training) -> None:
             watch.step(sum(len(part.labels) for part in parts))
             if (i + 1) % every == 0 or i + 1 == training.steps:
                 watch.write()
+        training.settle()
         _, error = watch.fetch(batches, 0)  # let the loader finish its epoch
         check_agreed(training, job.train_loader.state(), error)
     finally:
@@ -208,6 +222,8 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
     world = training.job.world
     asked = code_of(training.signals.asked)
     failed, stop, save = world.agree(error is not None, asked, training.wants_save())
+    if stop or failed or save:
+        training.settle()
     if stop:
         raise training.stop(stop, loader)
     if failed:
@@ -219,9 +235,12 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
 def train_on(training: Training, parts: list[Batch]) -> None:
     """One optimizer step on the parts of a batch.
 
+    Where the optimizer is fused, it is not waited for, but the step before it is (`training.unseen`).
+
     Raises:
-        ValueError: the loss or the gradient is not finite, here or in another process. Weights are as before where it
-            is; the moving average of them may not be, nor the weights of other processes.
+        ValueError: the loss or the gradient is not finite, here or in another process, of this step or of the one
+            before. Weights are as before where it is; the moving average of them may not be, nor the weights of other
+            processes.
     """
     job, state, world, settings = training.job, training.state, training.job.world, training.job.settings
     if training.mix is not None:
@@ -237,26 +256,30 @@ def train_on(training: Training, parts: list[Batch]) -> None:
             how = {"amp": settings.amp, "label_smoothing": settings.label_smoothing, "kind": settings.loss}
             return backward(training.call, images, part.labels, state.scaler, parts=len(parts), teach=teach, **how)
 
+    def alone() -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        for number in range(len(parts)):
+            pass_over(number, joins=False)
+
     state.optimizer.zero_grad(set_to_none=True)
     passes = [pass_over(number, joins=number + 1 == len(parts)) for number in range(len(parts))]
     loss, hits = (sum(values) for values in zip(*passes, strict=True))
-    state.sums.add(loss, hits, sum(len(part.labels) for part in parts))
-    scaled = state.scaler.is_enabled()
+    images = sum(len(part.labels) for part in parts)
+    state.sums.add(loss, hits, images)
+    scaled, before = state.scaler.is_enabled(), training.unseen
     fine = all_finite(loss, [] if scaled else gradients(state.optimizer))
-    at_once = is_fused(state.optimizer) and not scaled  # then all of the step is under way before a GPU is waited for
-    if at_once:
+    if before is not None:
+        fine = fine & before.fine.value
+    step = Step(state.step + 1, state.epoch + 1, Later(fine), loss / images, alone if world.size > 1 else None)
+    if is_fused(state.optimizer) and not scaled:
         with only_if(fine, state.optimizer):
             optimizer_step(state)
-    if any(world.agree(not fine)):
-
-        def alone() -> None:
-            state.optimizer.zero_grad(set_to_none=True)
-            for number in range(len(parts)):
-                pass_over(number, joins=False)
-
-        raise not_finite(training, float(loss) / sum(len(part.labels) for part in parts), alone)
-    if not at_once:
-        optimizer_step(state)
+        training.unseen = step
+        if before is not None:
+            look_at(training, before)
+        return
+    look_at(training, step)
+    optimizer_step(state)
     if scaled and any(world.agree(state.scaler.get_scale() < LEAST_SCALE)):
         raise diverged(training.shelf, f"the gradient is not finite at any loss scale at step {state.step + 1}")
 

@@ -27,15 +27,18 @@ class Sums:
         """One step's."""
         self.loss, self.hits, self.images = self.loss + loss, self.hits + hits, self.images + images
 
-    def since_mark(self, world: World) -> tuple[float, float]:
-        """Mean loss and top-1 in percent of all processes' images since the mark; all processes have to call it."""
-        own = [float(self.loss) - self.mark[0], int(self.hits) - self.mark[1], self.images - self.mark[2]]
+    def since_mark(self, world: World, move: bool = False) -> tuple[float, float]:
+        """Mean loss and top-1 in percent of all processes' images since the mark; all processes have to call it.
+
+        Args:
+            move: the mark, to here.
+        """
+        loss, hits = torch.stack([self.loss.double(), self.hits.double()]).tolist()  # a GPU is waited for once
+        now = (loss, int(hits), self.images)
+        own = [value - before for value, before in zip(now, self.mark, strict=True)]
+        self.mark = now if move else self.mark
         loss, hits, images = (sum(values) for values in zip(*world.collect(own), strict=True))
         return loss / max(images, 1), 100 * hits / max(images, 1)
-
-    def set_mark(self) -> None:
-        """An entry was written."""
-        self.mark = (float(self.loss), int(self.hits), self.images)
 
 
 @dataclass

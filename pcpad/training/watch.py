@@ -62,14 +62,13 @@ class Watch:
     def write(self) -> None:
         """An entry of the curves; all processes have to call it."""
         training, state = self.training, self.training.state
-        loss, top1 = state.sums.since_mark(training.job.world)
+        loss, top1 = state.sums.since_mark(training.job.world, move=True)
         values = {"train/loss": loss, "train/top1": top1}
         values |= {f"train/{key}": value for key, value in self.speed().items()}
         values["train/lr"] = state.optimizer.param_groups[0]["lr"]
         values["train/memory_mb"] = memory_mb(training.job.device)
         if training.book:
             training.book.scalars(state.step, values)
-        state.sums.set_mark()
         self.mark = (time.perf_counter(), self.images, self.waited)
 
     def close(self) -> None:

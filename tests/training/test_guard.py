@@ -1,6 +1,8 @@
 """What counts as finite, against math.isfinite of every number; and a step that is left out where it is not."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -55,20 +57,66 @@ def test_a_step_that_is_left_out(kind):
     assert ends[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lookahead_adamw"])
-def test_weights_stay_where_the_gradient_is_not_finite(call, monkeypatch, capsys, name):
-    original, kept, steps = loop.backward, {}, []
+@pytest.fixture
+def broken(monkeypatch):
+    """Makes a number of one step's gradient NaN; the models of all steps, and the weights before that one."""
 
-    def backward(model, *args, **kwargs):
-        found = original(model, *args, **kwargs)
-        steps.append(model)
-        if len(steps) == 3:
-            model.fc.weight.grad[0, 0] = math.nan
-            kept.update({key: p.detach().clone() for key, p in model.named_parameters()})
-        return found
+    def at(step):
+        original, kept, steps = loop.backward, {}, []
 
-    monkeypatch.setattr(loop, "backward", backward)
+        def backward(model, *args, **kwargs):
+            found = original(model, *args, **kwargs)
+            steps.append(model)
+            if len(steps) == step:
+                model.fc.weight.grad[0, 0] = math.nan
+                kept.update({key: p.detach().clone() for key, p in model.named_parameters()})
+            return found
+
+        monkeypatch.setattr(loop, "backward", backward)
+        return steps, kept
+
+    return at
+
+
+@pytest.mark.parametrize(("name", "begun"), [("sgd", 4), ("adamw", 4), ("lamb", 3), ("lookahead_adamw", 3)])
+def test_weights_stay_where_the_gradient_is_not_finite(call, broken, capsys, name, begun):
+    """Of a fused optimizer the next step has begun before the GPU is waited for; it changes nothing either."""
+    steps, kept = broken(3)
     assert call("train", **{"optim.name": name}) == 1
     assert "the gradient's norm is not finite at step 3 (epoch 1): training has diverged" in capsys.readouterr().err
-    assert len(steps) == 3
+    assert len(steps) == begun
     assert [key for key, p in steps[-1].named_parameters() if not torch.equal(p, kept[key])] == []
+
+
+def test_no_checkpoint_is_made_of_a_step_that_is_not_finite(call, broken, capsys, tmp_path):
+    steps, _ = broken(3)
+    assert call("train", **{"save.every_steps": 1}) == 1
+    err = capsys.readouterr().err
+    assert "not finite at step 3 (epoch 1)" in err
+    assert "the last checkpoint is kept (run/checkpoints/step-00000002.pt)" in err
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-00000003*"))
+    assert len(steps) == 3
+
+
+def test_the_last_step_of_an_epoch_is_looked_at_in_it(call, broken, capsys, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(loop, "finish_epoch", evaluated.append)
+    steps, _ = broken(4)
+    assert call("train") == 1
+    assert "not finite at step 4 (epoch 1)" in capsys.readouterr().err
+    assert (len(steps), evaluated) == (4, [])
+
+
+def test_a_signal_after_a_step_that_is_not_finite_saves_nothing(call, broken, capsys, tmp_path, monkeypatch):
+    broken(3)
+    original = loop.train_on
+
+    def train_on(training, parts):
+        original(training, parts)
+        if training.state.step == 2:  # it counts after
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "train_on", train_on)
+    assert call("train") == 1
+    assert "not finite at step 3 (epoch 1)" in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob("*.pt"))
