@@ -8,10 +8,12 @@ the Triton kernels. Writes padding-<device>.json.
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -115,32 +117,57 @@ def without_kernels(run: Callable[[], None]) -> Callable[[], None]:
     return plain
 
 
-def allocated(device: torch.device) -> int:
-    """Bytes that are in use on a GPU; 0 elsewhere."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def measure(options: argparse.Namespace, name: str, doing: str, device: torch.device) -> dict:
-    """All ways of one network at one work, in turn."""
+def prepare(options: argparse.Namespace, name: str, doing: str, device: torch.device) -> dict[str, Callable[[], None]]:
+    """All ways of one network at one work, each as it is called."""
     torch.manual_seed(0)
     layout = {"memory_format": torch.channels_last if options.channels_last else torch.contiguous_format}
     base = models.build(models.resolve(NETWORKS[name]), 1000).to(device, **layout)
     x = torch.randn(options.batch, 3, options.size, options.size, device=device).to(**layout)
     labels = torch.randint(1000, (options.batch,), device=device)
-    ways, peaks = {}, {}
-    if device.type == "cuda":  # what libraries keep after their first call is nobody's
-        work(network(name, "zeros", base), x, labels, doing == "training", options.amp)()
+    ways = {}
     for way in options.ways:
-        before = allocated(device)
         net = network(name, way, base)
         run = work(torch.compile(net) if options.compile else net, x, labels, doing == "training", options.amp)
-        run = without_kernels(run) if way == PRODUCT else run
-        ways[way] = run
-        if device.type == "cuda":
+        ways[way] = without_kernels(run) if way == PRODUCT else run
+    return ways
+
+
+def compiled_beside(ways: dict[str, Callable[[], None]]) -> None:
+    """Call each once, which compiles it, while others compile: cuDNN's trials of algorithms are left for later.
+
+    What cuDNN finds is kept for a shape and for whether TF32 is allowed, so that nothing found here is used again.
+    """
+    cudnn = torch.backends.cudnn
+    kept = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = False, False
+    with contextlib.suppress(torch.OutOfMemoryError):  # where it is alone there may be enough
+        for run in ways.values():
             run()
-            torch.cuda.reset_peak_memory_stats()
-            run()
-            peaks[way] = (torch.cuda.max_memory_allocated() - before) / 2**20  # without the ways before it
+    cudnn.benchmark, cudnn.allow_tf32 = kept
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def peak_memory(ways: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
+    """MiB that a call of each way takes at its peak beside what is kept between calls; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    for run in ways.values():  # what a first call allocates is kept
+        run()
+    peaks = {}
+    for way, run in ways.items():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated(device)
+        run()
+        peaks[way] = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return peaks
+
+
+def measure(
+    options: argparse.Namespace, name: str, doing: str, device: torch.device, ways: dict[str, Callable[[], None]]
+) -> dict:
+    """All ways of one network at one work, in turn."""
+    peaks = peak_memory(ways, device)
     seconds = timing.in_turn(ways, options.repeats, device, calls=options.calls)
     found = timing.ratios(seconds, "zeros")
     for way, ratio in found.items():
@@ -182,6 +209,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--amp", action="store_true", help="bf16 autocast")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--calls", type=int, default=1, help="of each way in a repetition")
+    parser.add_argument(
+        "--trials", type=int, help="of algorithms by cuDNN for a convolution; torch's number if not given"
+    )
+    parser.add_argument(
+        "--turn", type=Path, help="lock file: programs with the same one prepare at once, and are timed one at a time"
+    )
     parser.add_argument("--missing", action="store_true", help="only what the results do not have of this hardware")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
@@ -193,24 +226,38 @@ def main(argv: list[str] | None = None) -> int:
     options.channels_last = bool(options.channels_last)
     keep_freed_memory(device)  # as `pcpad train` and `pcpad eval` do
     torch.backends.cudnn.benchmark = True  # as `pcpad train` does
+    if options.trials is not None:
+        torch.backends.cudnn.benchmark_limit = options.trials
     path = options.out or HERE / f"padding-{device.type}.json"
     content = json.loads(path.read_text()) if path.is_file() else {"results": []}
-    failed = False
-    for name in options.network:
-        for doing in options.work:
-            wanted = stated(options, name, doing) | {"ratios": options.ways, "hardware": hardware(device)}
-            if options.missing and any(replaced(wanted, there) for there in content["results"]):
-                print(f"{name:16}{doing:10}is there", flush=True)
-                continue
-            try:
-                found = measure(options, name, doing, device) | timing.about(device)
-            except torch.OutOfMemoryError:
-                print(f"{name}, {doing}: no memory for {options.batch} images; try a smaller --batch", file=sys.stderr)
-                failed = True
-                torch.cuda.empty_cache()
-                continue
+    asked, failed = [], False
+    for name, doing in product(options.network, options.work):
+        wanted = stated(options, name, doing) | {"ratios": options.ways, "hardware": hardware(device)}
+        if options.missing and any(replaced(wanted, there) for there in content["results"]):
+            print(f"{name:16}{doing:10}is there", flush=True)
+        else:
+            asked.append((name, doing))
+    turn = timing.Turn(options.turn)
+    prepared = {key: prepare(options, *key, device) for key in asked} if options.turn else {}
+    if options.compile:
+        for ways in prepared.values():
+            compiled_beside(ways)
+    turn.wait()
+    for key in asked:
+        found = None
+        try:
+            ready = prepared.pop(key, None) or prepare(options, *key, device)
+            found = measure(options, *key, device, ready) | timing.about(device)
+        except torch.OutOfMemoryError:
+            print(f"{', '.join(key)}: no memory for {options.batch} images; try a smaller --batch", file=sys.stderr)
+            failed = True
+        ready = None
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if found:
             content["results"] = [r for r in content["results"] if not replaced(r, found)] + [found]
             timing.write(path, content)
+    turn.end()
     return int(failed)
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks share: several ways timed in turn, ratios of neighbours in time, and the facts beside them."""
 
 import argparse
+import fcntl
 import json
 import random
 import shlex
@@ -43,6 +44,32 @@ def in_turn(
             if i >= 0:
                 seconds[name].append((time.perf_counter() - start) / calls)
     return seconds
+
+
+class Turn:
+    """The turns of programs that prepare at the same time and are timed one at a time, once all are prepared.
+
+    A program holds the lock together with the others while it prepares, and alone while it is timed.
+
+    Args:
+        path: of the lock file, which all of them name; without one nothing is waited for.
+    """
+
+    def __init__(self, path: Path | None):
+        self._file = path.open("a") if path else None
+        self._lock(fcntl.LOCK_SH)
+
+    def _lock(self, kind: int) -> None:
+        if self._file:
+            fcntl.flock(self._file, kind)
+
+    def wait(self) -> None:
+        """Until the others are prepared, or have been timed."""
+        self._lock(fcntl.LOCK_EX)
+
+    def end(self) -> None:
+        """The next one's turn."""
+        self._lock(fcntl.LOCK_UN)
 
 
 def synchronise(device: torch.device) -> None:

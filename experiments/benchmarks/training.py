@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import loaders
 import timing
 
 from pcpad import models
@@ -45,11 +44,18 @@ KEPT = ", memory kept"  # as pcpad keeps it on a CPU
 
 def warm(options: argparse.Namespace) -> int:
     """Steps before the clock starts: more than any loader prepares ahead."""
-    return 4 if options.images_from == "synthetic" else loaders.warm(options.workers)
+    if options.images_from == "synthetic":
+        return 4
+    import loaders  # which needs DALI
+
+    return loaders.warm(options.workers)
 
 
 class Stamps:
-    """Takes the time as each batch is asked for: the step before it has then been issued."""
+    """Takes the time as each batch is asked for: the step before it has then been issued.
+
+    The device is waited for where the clock starts and where it stops; between the two a loop may go ahead of it.
+    """
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.times, self.warm = options, [], warm(options)
@@ -57,7 +63,8 @@ class Stamps:
 
     def __call__(self, batches: Iterator) -> Iterator:
         for batch in batches:
-            timing.synchronise(self.options.device)
+            if len(self.times) in (self.warm, self.steps):
+                timing.synchronise(self.options.device)
             self.times.append(time.perf_counter())
             if len(self.times) > self.steps:
                 return
@@ -94,6 +101,8 @@ def synthetic(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
 
 def read_by(options: argparse.Namespace, name: str) -> Iterator:
     """Batches of a loader of `loaders`, enough for all steps."""
+    import loaders
+
     number = (options.steps + 2) * options.batch  # and those before
     wanted = argparse.Namespace(**vars(options) | {"images": number, "evaluation": False})
     return loaders.loader(wanted, name)
