@@ -103,7 +103,15 @@ def kernels(result: dict) -> list[str]:
     for row in result["results"]:
         name = f"{'x'.join(map(str, row['shape']))}, {row['dtype'][6:]}, {row['layout'][6:].replace('_format', '')}"
         rows.append([name, *(f"{row['microseconds'][way]:.0f}" for way in ways)])
-    return [f"Microseconds of one call; {about(result)}", "", *table(["", *ways], rows), ""]
+    lines = [f"Microseconds of one call; {about(result)}", "", *table(["", *ways], rows), ""]
+    if of_depthwise := result.get("depthwise"):
+        head = ["depthwise, bf16, channels_last", "taps outside for each pixel", *of_depthwise[0]["microseconds"]]
+        rows = []
+        for row in of_depthwise:
+            name = f"{'x'.join(map(str, row['shape']))}, {row['kernel']}x{row['kernel']}, stride {row['stride']}"
+            rows.append([name, f"{row['outside_per_pixel']:.2f}", *(f"{t:.0f}" for t in row["microseconds"].values())])
+        lines += [*table(head, rows), ""]
+    return lines
 
 
 def one_run(result: dict) -> list[str]:

@@ -69,7 +69,8 @@ class Turn:
 
     def end(self) -> None:
         """The next one's turn."""
-        self._lock(fcntl.LOCK_UN)
+        if self._file:
+            self._file.close()  # and so the lock is given back
 
 
 def synchronise(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcpad.padding import gpu_depthwise
 from pcpad.padding.coverage import Pads, num_windows
 from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.sources import MAPPED, sources
@@ -103,27 +104,33 @@ def steps(shape, kernel_size, stride, dilation, pads: Pads, mode: str) -> tuple[
 def may_add(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, pads: Pads, mode: str) -> bool:
     """Whether `convolve` takes a convolution.
 
-    It takes a depthwise one in float32 or float64, on a CPU in channels_last, whose pads are the same at both ends of
-    an axis. An inference tensor cannot be kept for a gradient.
+    It takes a depthwise one whose pads are the same at both ends of an axis: in float32 or float64, on a CPU in
+    channels_last, or without a gradient on a GPU. An inference tensor cannot be kept for a gradient.
     """
-    if groups == 1 or not eager(x) or x.numel() < LEAST or not x.is_cpu or groups != weight.shape[0]:
+    if groups == 1 or not eager(x) or x.numel() < LEAST or groups != weight.shape[0]:
         return False
     if mode not in MAPPED or pads[0] != pads[1] or pads[2] != pads[3] or x.dim() != 4 or x.shape[1] != groups:
         return False
+    if not plain(weight) or not (bias is None or plain(bias)):
+        return False
+    if not x.is_cpu:
+        return x.device.type == "cuda" and gpu_depthwise.may_add(x, weight, bias)
     if x.dtype not in (torch.float32, torch.float64) or not x.is_contiguous(memory_format=torch.channels_last):
         return False
-    if not plain(weight, x) or not (bias is None or plain(bias, x)):
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         return False
     return not (torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and x.is_inference()))
 
 
-def plain(parameter: Tensor, x: Tensor) -> bool:
-    """Whether a parameter is no tensor of another class and of an image's dtype."""
-    return type(parameter) in (Tensor, nn.Parameter) and parameter.dtype == x.dtype
+def plain(parameter: Tensor) -> bool:
+    """Whether a parameter is no tensor of another class."""
+    return type(parameter) in (Tensor, nn.Parameter)
 
 
 def worth(x: Tensor, geometry: tuple) -> bool:
-    """Whether the steps take less time than a copy of the map; arguments as of `convolve`."""
+    """Whether it takes less time than a copy of the map; arguments as of `convolve`."""
+    if not x.is_cpu:
+        return gpu_depthwise.worth(x, geometry)
     return x.numel() >= WORTH * number(x.shape[-2:], *geometry)
 
 
@@ -149,8 +156,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) ->
         geometry: kernel_size, stride, dilation, pads, mode; no pad larger than the mode can fill.
 
     Returns:
-        ``(N, C, H', W')`` in channels_last.
+        ``(N, C, H', W')``, on a CPU in channels_last.
     """
+    if not x.is_cpu:
+        return gpu_depthwise.convolve(x, weight, bias, geometry)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return Depthwise.apply(x, weight, bias, geometry)
     return added(x, weight, bias, geometry)

@@ -1,4 +1,5 @@
-"""Triton kernels: a border changed in place, a map times a ratio, an image padded from its own pixels, and back.
+"""Triton kernels: a border changed in place, a map times a ratio, an image padded from its own pixels, and back; taps
+that lie outside an image added to a depthwise convolution.
 
 Imported where a GPU is used. All take maps ``(N, C, H, W)`` that are contiguous or channels_last and begin at a
 multiple of 16 bytes, and tables with an entry for each pixel, numbered ``row * width + column``.
@@ -89,6 +90,32 @@ def unpad_kernel(
     tl.store(x + image * x_n + pixel[:, None] * x_p + channel[None, :] * x_c, total.to(x.dtype.element_ty), mask)
 
 
+@triton.jit(do_not_specialize_on_alignment=["weight"])
+def outside_kernel(
+    x, y, weight, windows, starts, taps, pixels, count, channels, taps_each, x_n, x_c, x_p, y_n, y_c, y_p, blocks,
+    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """To the windows of y named, of a depthwise convolution of x, the sum over their taps outside the image."""
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    entry = (tl.program_id(0) % blocks) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    known = entry < count
+    mask = known[:, None] & (channel < channels)[None, :]
+    window = tl.load(windows + entry, known, 0).to(tl.int64)
+    at = y + image * y_n + window[:, None] * y_p + channel[None, :] * y_c
+    total = tl.load(at, mask, 0).to(SUM)
+    start = tl.load(starts + entry, known, 0)
+    number = tl.load(starts + entry + 1, known, 0) - start
+    for k in range(0, tl.max(number, 0)):
+        there = known & (k < number)
+        both = mask & there[:, None]
+        pixel = tl.load(pixels + start + k, there, 0).to(tl.int64)
+        tap = tl.load(taps + start + k, there, 0)
+        shown = tl.load(x + image * x_n + pixel[:, None] * x_p + channel[None, :] * x_c, both, 0).to(SUM)
+        total += shown * tl.load(weight + channel[None, :] * taps_each + tap[:, None], both, 0).to(SUM)
+    tl.store(at, total.to(y.dtype.element_ty), mask)
+
+
 def steps(shape: tuple[int, ...], contiguous: bool) -> tuple[int, int, int]:
     """Elements from an image to the next, from a channel to the next, and from a pixel to the next."""
     _, channels, height, width = shape
@@ -168,3 +195,16 @@ def unpad(small, large, contiguous: bool, dtype, device) -> Callable[..., None]:
     grid, blocks, sides = tiles(small[0], small[1], count, contiguous)
     numbers = (count, small[1], *steps(small, contiguous), *steps(large, contiguous), blocks)
     return prepared(unpad_kernel, grid, numbers, (accumulator(dtype), *sides))
+
+
+@lru_cache(maxsize=4096)
+def outside(of_x, of_y, x_contiguous, y_contiguous, dtype, count: int, taps: int, device) -> Callable[..., None]:
+    """Function of x, y, weight, windows, starts, taps and pixels that adds to y in place.
+
+    Args:
+        of_x, of_y: shapes of x and y. x_contiguous, y_contiguous: whether each is, or else channels_last.
+        count: of the windows. taps: of each channel's weights, which lie together.
+    """
+    grid, blocks, sides = tiles(of_y[0], of_y[1], count, y_contiguous)
+    numbers = (count, of_y[1], taps, *steps(of_x, x_contiguous), *steps(of_y, y_contiguous), blocks)
+    return prepared(outside_kernel, grid, numbers, (accumulator(dtype), *sides))

@@ -3,6 +3,8 @@
 import importlib.util
 import random
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -87,11 +89,12 @@ def test_missing_measures_what_the_results_do_not_have(monkeypatch, tmp_path, ca
     padding = load("padding", monkeypatch)
     measured = []
 
-    def measure(options, name, doing, device):
+    def measure(options, name, doing, device, ways):
         measured.append((name, doing, options.amp))
         return padding.stated(options, name, doing) | {"ratios": dict.fromkeys(options.ways), "seconds": {}}
 
     monkeypatch.setattr(padding, "measure", measure)
+    monkeypatch.setattr(padding, "prepare", lambda *_: {})
     monkeypatch.setattr(padding, "keep_freed_memory", lambda device: False)  # of this process
     monkeypatch.setattr(padding.torch.backends.cudnn, "benchmark", False)
     common = ["--device", "cpu", "--work", "inference", "--out", str(tmp_path / "padding.json"), "--missing"]
@@ -108,6 +111,33 @@ def test_missing_measures_what_the_results_do_not_have(monkeypatch, tmp_path, ca
         ("resnet50", "inference", True),
         ("resnet50", "inference", False),
     ]
+
+
+def test_programs_are_timed_one_at_a_time_once_all_are_prepared(monkeypatch, tmp_path):
+    timing = load("timing", monkeypatch)
+    turns, said = [timing.Turn(tmp_path / "turn") for _ in range(3)], []
+    timed = threading.Lock()
+
+    def work(turn):
+        said.append("prepared")
+        turn.wait()
+        assert timed.acquire(blocking=False)
+        said.append("timed")
+        time.sleep(0.05)
+        timed.release()
+        turn.end()
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in turns[1:]]
+    for thread in threads:
+        thread.start()
+    while len(said) < 2:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert said == ["prepared"] * 2  # the first is not prepared yet
+    work(turns[0])
+    for thread in threads:
+        thread.join()
+    assert said == ["prepared"] * 3 + ["timed"] * 3
 
 
 def test_what_a_benchmark_records_names_no_folder_of_the_machine(monkeypatch):

@@ -4,14 +4,16 @@ import importlib
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from pcpad.padding import gpu
+from pcpad.padding import gpu, gpu_depthwise
 from pcpad.padding.coverage import ratio
+from tests.padding import oracle
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
@@ -75,6 +77,78 @@ def test_the_gradient_can_be_differentiated(on_cpu, mode):
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: gpu.fill(v, (1, 2, 1, 1), mode), (x,), fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda v: gpu.fill(v, (1, 2, 1, 1), mode).square(), (x,), fast_mode=True)
+
+
+DEPTHWISE = [  # size, kernel, stride, dilation, pads
+    ((6, 7), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    ((9, 8), (5, 3), (2, 2), (1, 1), (2, 2, 1, 1)),
+    ((5, 5), (7, 7), (1, 1), (1, 1), (3, 3, 3, 3)),  # windows that leave the map on both sides
+    ((7, 6), (3, 3), (1, 2), (2, 1), (2, 2, 0, 0)),
+    ((4, 5), (2, 2), (1, 1), (1, 1), (1, 1, 2, 2)),  # windows that see no pixel
+    ((8, 8), (2, 2), (2, 2), (1, 1), (0, 0, 0, 0)),  # none leaves the map
+]
+
+
+@loops
+@pytest.mark.parametrize("layouts", [(a, b) for a in FORMATS for b in FORMATS])
+@pytest.mark.parametrize("mode", NUMPY)
+@pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "pads"), DEPTHWISE)
+def test_taps_outside_a_depthwise_convolution(on_cpu, layouts, mode, size, kernel, stride, dilation, pads):
+    channels = 130 if size == (9, 8) else 3
+    x = torch.randn(2, channels, *size, dtype=torch.float64).contiguous(memory_format=FORMATS[layouts[0]])
+    weight = torch.randn(channels * kernel[0] * kernel[1] + 1, dtype=torch.float64)[1:].view(channels, 1, *kernel)
+    bias = torch.randn(channels, dtype=torch.float64)
+    y = F.conv2d(x, weight, bias, stride, (pads[0], pads[2]), dilation, channels)
+    y = y.contiguous(memory_format=FORMATS[layouts[1]])
+    before, geometry = y.clone(), (kernel, stride, dilation, pads, mode)
+    gpu_depthwise.add(x, y, weight, geometry)
+    how = {"stride": stride, "pads": pads, "dilation": dilation, "groups": channels}
+    expected = oracle.conv2d(x.numpy(), weight.numpy(), bias.numpy(), mode=mode, **how)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12, atol=1e-12)
+    inner = ratio(size, kernel, stride, dilation, pads, 1.0, torch.float64, "cpu") == 1
+    assert torch.equal(y[..., inner], before[..., inner])
+    assert inner.all() == np.allclose(before.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@loops
+def test_taps_outside_are_rounded_once(on_cpu, dtype):
+    x, weight = torch.randn(2, 5, 8, 6, dtype=dtype), torch.randn(5, 1, 3, 3, dtype=dtype)
+    y = F.conv2d(x.double(), weight.double(), None, padding=1, groups=5).to(dtype)
+    padded = F.conv2d(F.pad(x.double(), (1, 1, 1, 1), mode="reflect"), weight.double(), None, groups=5)
+    inside = F.conv2d(x.double(), weight.double(), None, padding=1, groups=5)
+    wanted = y.double() + padded - inside
+    gpu_depthwise.add(x, y, weight, ((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), "reflect"))
+    torch.testing.assert_close(y.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "pads"), DEPTHWISE)
+def test_how_many_taps_lie_outside(size, kernel, stride, dilation, pads):
+    seen = F.conv2d(torch.ones(1, 1, *size), torch.ones(1, 1, *kernel), None, stride, (pads[0], pads[2]), dilation)
+    geometry = (kernel, stride, dilation, pads, "replicate")
+    assert gpu_depthwise.number(size, *geometry) == seen.numel() * kernel[0] * kernel[1] - seen.sum()
+    assert gpu_depthwise.worth(torch.ones(1, 1, *size), geometry) == (size != (5, 5))
+
+
+@loops
+def test_what_the_benchmark_times_is_the_same_in_all_ways(on_cpu, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"))
+    benchmark = importlib.import_module("kernels")
+    x = torch.rand(1, 3, 5, 6) + 1
+    before, ways = x.clone(), benchmark.ways(x)
+    wanted = ways["border, product"]()
+    for name in ("border, slices", "border, kernel"):
+        x.copy_(before)
+        ways[name]()
+        assert torch.equal(x, wanted)
+    assert not torch.equal(x, before)
+    for a, b in (("kernel", "F.pad"), ("blocks, circular", "F.pad, circular")):
+        assert torch.equal(ways[f"pad, {a}"](), ways[f"pad, {b}"]())
+        assert [g.shape for g in ways[f"gradient, {a}"]()] == [x.shape]
+    x, weight = torch.randn(2, 3, 7, 7), torch.randn(3, 1, 5, 5)
+    results = {name: run() for name, run in benchmark.depthwise_ways(x, weight, 2).items()}
+    torch.testing.assert_close(results["added"], results["padded"])
+    assert not torch.allclose(results["added"], results["zeros"])
 
 
 GEOMETRIES = [((6, 7), (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), ((9, 8), (7, 5), (2, 2), (1, 1), (3, 3, 2, 2))]

@@ -2,18 +2,20 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import pcpad
-from pcpad.padding import gpu
+from pcpad.padding import gpu, gpu_depthwise
 from pcpad.padding.coverage import ratio
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 MODES = ["partial", "reflect", "symmetric", "replicate", "circular"]
+NUMPY = {"reflect": "reflect", "symmetric": "symmetric", "replicate": "edge", "circular": "wrap"}
 
 
 def results(conv: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> list[torch.Tensor]:
@@ -61,6 +63,34 @@ def test_every_dtype(dtype, layout):
     y = gpu.rescale(x.clone(memory_format=torch.preserve_format), bias, geometry)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(y.double(), wanted, rtol=2 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "autocast"])
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_a_depthwise_convolution_without_a_padded_image(mode, dtype, layout, monkeypatch):
+    """In inference; the same in float64 of the rounded image and weights, to two roundings."""
+    low = torch.bfloat16 if dtype == "autocast" else dtype
+    conv = nn.Conv2d(40, 40, 3, padding=1, groups=40).cuda().to(memory_format=layout)
+    x = torch.randn(8, 40, 90, 101, device="cuda").contiguous(memory_format=layout)
+    if dtype != "autocast":
+        conv, x = conv.to(dtype), x.to(dtype)
+    pcpad.convert(conv, mode)
+    added = []
+    original = gpu_depthwise.add
+    monkeypatch.setattr(gpu_depthwise, "add", lambda *args: added.append(original(*args)))
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=dtype == "autocast"), exact:
+        y = conv(x)
+    assert len(added) == 1
+    assert y.dtype == low
+    padded = torch.from_numpy(np.pad(x.to(low).double().cpu().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), NUMPY[mode]))
+    weight, bias = (p.detach().to(low).double().cpu() for p in (conv.weight, conv.bias))
+    wanted = F.conv2d(padded, weight, bias, groups=40)
+    eps = torch.finfo(low).eps
+    torch.testing.assert_close(y.double().cpu(), wanted, rtol=2 * eps, atol=16 * eps)
+    assert conv(x.requires_grad_()).requires_grad
+    assert len(added) == 1  # with a gradient the image is padded
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular", "symmetric"])

@@ -1,0 +1,123 @@
+"""A depthwise convolution with filled padding on a GPU, in inference: zero padding, and what fills it added after.
+
+A copy of the map, larger by its padding, is most of what filled padding costs beside a convolution that does little
+more than read and write its map. The kernel touches the border alone.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pcpad.padding import gpu
+from pcpad.padding.coverage import Pads, num_windows
+from pcpad.padding.sources import sources
+
+WORTH = 8
+"""Taps outside the image for each pixel of it up to which they are added; large kernels on small maps have more."""
+
+
+class Outside(NamedTuple):
+    """The taps that see no pixel of the image, window by window.
+
+    Attributes:
+        windows: int32, those that leave the image, numbered ``row * width + column``.
+        starts: int32, one more than windows: where the taps of each begin.
+        taps: int32, numbered as `windows`. pixels: int32, of the image, that each shows, numbered likewise.
+    """
+
+    windows: Tensor
+    starts: Tensor
+    taps: Tensor
+    pixels: Tensor
+
+
+def may_add(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `convolve` takes a depthwise convolution of which `eager` holds: without a gradient, in one dtype."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return False
+    dtypes = {t.dtype for t in (x, weight, bias) if t is not None}
+    if torch.is_autocast_enabled("cuda"):
+        return gpu.worth(x) and dtypes <= {torch.float32, torch.bfloat16, torch.float16}
+    return gpu.worth(x) and len(dtypes) == 1
+
+
+def worth(x: Tensor, geometry: tuple) -> bool:
+    """Whether the taps outside are few enough; arguments as of `convolve`."""
+    return number(x.shape[-2:], *geometry) <= WORTH * x.shape[-2] * x.shape[-1]
+
+
+@lru_cache(maxsize=256)
+def number(size, kernel_size, stride, dilation, pads: Pads, mode: str) -> int:
+    """How many taps of all windows of an image lie outside it."""
+    inside, every = 1, 1
+    for length, kernel, step, apart, before, after in axes_of(size, kernel_size, stride, dilation, pads):
+        windows = num_windows(length, kernel, step, apart, before, after)
+        every *= windows * kernel
+        inside *= sum(seen(windows, kernel, step, apart, before, length)[1].flatten().tolist())
+    return every - inside
+
+
+def axes_of(size, kernel_size, stride, dilation, pads: Pads) -> list[tuple]:
+    """Height and width: of each length, kernel, stride, dilation and the pad at either end."""
+    return list(zip(size, kernel_size, stride, dilation, pads[::2], pads[1::2], strict=True))
+
+
+def seen(windows: int, kernel: int, stride: int, dilation: int, before: int, length: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, for each window and tap: the pixel of the padded axis, and whether it is the image's."""
+    place = torch.arange(windows, device="cpu")[:, None] * stride + torch.arange(kernel, device="cpu") * dilation
+    return place, (place >= before) & (place < before + length)
+
+
+@lru_cache(maxsize=256)  # of large maps some 0.1 MB of the GPU's memory each
+def outside(size, kernel_size, stride, dilation, pads: Pads, mode: str, device: torch.device) -> Outside:
+    """The taps outside an image of a size ``(height, width)``; other arguments as of `convolve`."""
+    pixels, insides = [], []
+    with torch.inference_mode(False):
+        for length, kernel, step, apart, before, after in axes_of(size, kernel_size, stride, dilation, pads):
+            windows = num_windows(length, kernel, step, apart, before, after)
+            place, inside = seen(windows, kernel, step, apart, before, length)
+            pixels.append(sources(mode, length, before, after)[place])
+            insides.append(inside)
+        out = ~(insides[0][:, None, :, None] & insides[1][None, :, None, :])  # windows down, across, taps down, across
+        down, across, tap_down, tap_across = out.nonzero().unbind(1)
+        window = down * out.shape[1] + across
+        windows, counts = torch.unique_consecutive(window, return_counts=True)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        pixel = pixels[0][down, tap_down] * size[1] + pixels[1][across, tap_across]
+        tap = tap_down * kernel_size[1] + tap_across
+        return Outside(*(t.int().to(device) for t in (windows, starts, tap, pixel)))
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
+    """A depthwise convolution with filled padding; the same as of the padded image to rounding, without a gradient.
+
+    Args:
+        x: ``(N, C, H, W)``, of which `may_add` holds.
+        weight: ``(C, 1, kh, kw)``. bias: ``(C,)`` or None.
+        geometry: kernel_size, stride, dilation, pads, mode; the pads the same at both ends of an axis, and no larger
+            than the mode can fill.
+
+    Returns:
+        ``(N, C, H', W')``, in autocast's dtype where that is on.
+    """
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        x, weight, bias = (t if t is None else t.to(dtype) for t in (x, weight, bias))
+    _, stride, dilation, pads, _ = geometry
+    y = F.conv2d(x, weight, bias, stride, (pads[0], pads[2]), dilation, len(weight))
+    add(gpu.fitting(x), y := gpu.fitting(y), weight.contiguous(), geometry)
+    return y
+
+
+def add(x: Tensor, y: Tensor, weight: Tensor, geometry: tuple) -> None:
+    """To a zero-padded convolution y of x add, in place, what the taps outside the image see in filled padding."""
+    where = outside(tuple(x.shape[-2:]), *geometry, x.device)
+    if len(where.windows):
+        shapes, layouts = (tuple(x.shape), tuple(y.shape)), (x.is_contiguous(), y.is_contiguous())
+        taps = weight[0].numel()
+        with gpu.current(x.device):
+            run = gpu.kernels(x.device).outside(*shapes, *layouts, x.dtype, len(where.windows), taps, x.device)
+            run(x, y, weight, *where)
