@@ -4,6 +4,7 @@ A copy of the map, larger by its padding, is most of what filled padding costs b
 more than read and write its map. The kernel touches the border alone.
 """
 
+import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from pcpad.padding import gpu
 from pcpad.padding.coverage import Pads, num_windows
 from pcpad.padding.sources import sources
 
-WORTH = 8
-"""Taps outside the image for each pixel of it up to which they are added; large kernels on small maps have more."""
+WORTH = 2
+"""Taps outside the image for each pixel of it up to which they are added: all 3x3 kernels on maps of 7x7 and larger."""
 
 
 class Outside(NamedTuple):
@@ -40,8 +41,34 @@ def may_add(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     dtypes = {t.dtype for t in (x, weight, bias) if t is not None}
     if torch.is_autocast_enabled("cuda"):
-        return gpu.worth(x) and dtypes <= {torch.float32, torch.bfloat16, torch.float16}
-    return gpu.worth(x) and len(dtypes) == 1
+        fit = dtypes <= {torch.float32, torch.bfloat16, torch.float16}
+    else:
+        fit = len(dtypes) == 1
+    return fit and gpu.worth(x) and is_right(x.device)
+
+
+@lru_cache(maxsize=64)
+def is_right(device: torch.device) -> bool:
+    """Whether the kernel computes on a device what it should, of a small image; a warning tells where it does not."""
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            x = torch.arange(1.0, 17, device="cpu").view(1, 1, 4, 4).repeat(2, 3, 1, 1)
+            weight, geometry = torch.arange(27.0, device="cpu").view(3, 1, 3, 3), ((3, 3), (1, 1), (1, 1), (1,) * 4)
+            wanted = F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight, groups=3)
+            for layout in (
+                torch.contiguous_format,
+                torch.channels_last,
+                torch.channels_last,
+            ):  # the last starts another way
+                y = F.conv2d(x, weight, padding=1, groups=3).to(device).contiguous(memory_format=layout)
+                add(x.to(device).contiguous(memory_format=layout), y, weight.to(device), (*geometry, "reflect"))
+                if not torch.equal(y.cpu(), wanted):
+                    raise RuntimeError("a kernel computed something else")
+    except Exception as error:  # whatever keeps it from running, the image can be padded
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(f"depthwise convolutions pad their images, some percent slower: {reason[-1]}", stacklevel=2)
+        return False
+    return True
 
 
 def worth(x: Tensor, geometry: tuple) -> bool:

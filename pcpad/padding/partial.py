@@ -43,11 +43,14 @@ def rescale_border(
         arguments = (y, x, bias, kernel_size, stride, dilation, pads, power)
         return handle_torch_function(rescale_border, (y, x), *arguments)
     size = (x.shape[-2], x.shape[-1])
-    # A fake, traced or transformed tensor must not end up in the cache, and a compiler folds the arithmetic anyway.
+    # A fake, traced or transformed tensor must not end up in the cache.
     make = cached_ratio if eager(x) else ratio
     if torch.jit.is_tracing():
         size = (int(size[0]), int(size[1]))
     r = make(size, kernel_size, stride, dilation, pads, power, y.dtype, y.device)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        # Generated code would compute it, in float64, for every element of y; of a strided view it makes a table first.
+        r = r.as_strided(r.shape, r.stride())
     return rescaled(y, bias, r)
 
 

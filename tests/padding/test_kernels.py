@@ -122,12 +122,37 @@ def test_taps_outside_are_rounded_once(on_cpu, dtype):
     torch.testing.assert_close(y.double(), wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
+@loops
+def test_a_kernel_that_computes_something_else_is_not_used(on_cpu, kernels, monkeypatch):
+    assert gpu_depthwise.is_right.__wrapped__(torch.device("cpu"))
+    original = kernels.outside
+    monkeypatch.setattr(kernels, "outside", lambda *args: lambda *tensors: None)
+    with pytest.warns(UserWarning, match="pad their images, some percent slower: a kernel computed something else"):
+        assert not gpu_depthwise.is_right.__wrapped__(torch.device("cpu"))
+
+    def half(*args):
+        run = original(*args)
+        return lambda x, y, weight, *where: run(x, y, weight / 2, *where)
+
+    monkeypatch.setattr(kernels, "outside", half)
+    with pytest.warns(UserWarning, match="something else"):
+        assert not gpu_depthwise.is_right.__wrapped__(torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("size", "kernel", "stride", "dilation", "pads"), DEPTHWISE)
 def test_how_many_taps_lie_outside(size, kernel, stride, dilation, pads):
     seen = F.conv2d(torch.ones(1, 1, *size), torch.ones(1, 1, *kernel), None, stride, (pads[0], pads[2]), dilation)
     geometry = (kernel, stride, dilation, pads, "replicate")
     assert gpu_depthwise.number(size, *geometry) == seen.numel() * kernel[0] * kernel[1] - seen.sum()
-    assert gpu_depthwise.worth(torch.ones(1, 1, *size), geometry) == (size != (5, 5))
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "worth"),
+    [(112, 3, 1, True), (7, 3, 1, True), (5, 3, 1, False), (56, 5, 2, True), (28, 5, 1, False), (56, 7, 1, False)],
+)
+def test_where_the_taps_outside_are_few(side, kernel, stride, worth):
+    geometry = ((kernel, kernel), (stride, stride), (1, 1), (kernel // 2,) * 4, "reflect")
+    assert gpu_depthwise.worth(torch.ones(1, 1, side, side), geometry) == worth
 
 
 @loops
