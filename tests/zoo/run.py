@@ -55,7 +55,7 @@ def code_digest() -> str:
 def surgery_files() -> list[str]:
     """The files of pcpad.padding that convert and the proof need, by their imports, but for the report's words.
 
-    Not `gpu` and `kernels`, which are imported as modules: nothing on a CPU goes through them.
+    Not `gpu`, `gpu_depthwise` and `kernels`, which are imported as modules: nothing on a CPU goes through them.
     """
     needed, new = set(), {"surgery", "sizes", "depthwise"}
     while new:
