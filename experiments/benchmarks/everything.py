@@ -46,7 +46,12 @@ def plan(device: str, data: str | None, batch: int, missing: bool = False) -> li
         ]
         sizes, threads = ["--sizes", "224", "448"], ["--threads", "1", "2", "4", "8", "16"]
         train = ["--model", "torchvision/resnet50", "--batch", str(batch), "--size", "224"]
-        train += ["--steps", "40", "--amp", "bf16"]
+        train += [
+            "--steps",
+            "100",
+            "--amp",
+            "bf16",
+        ]  # a log entry is waited for, and ten are written whatever the number
     found = [(name, [*arguments, *["--missing"] * missing]) for name, arguments in found]
     found += [("kernels", [])] if device == "cuda" else []
     found += [("startup", ["--out", str(HERE / f"startup-{device}.json")])]

@@ -95,11 +95,11 @@ def work(net: nn.Module, x: Tensor, labels: Tensor, training: bool, amp: bool) -
     optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
         with cast:
             loss = F.cross_entropy(net(x).float(), labels)
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -140,16 +140,17 @@ def compiled_beside(ways: dict[str, Callable[[], None]]) -> None:
     cudnn = torch.backends.cudnn
     kept = cudnn.benchmark, cudnn.allow_tf32
     cudnn.benchmark, cudnn.allow_tf32 = False, False
-    with contextlib.suppress(torch.OutOfMemoryError):  # where it is alone there may be enough
+    try:
         for run in ways.values():
             run()
-    cudnn.benchmark, cudnn.allow_tf32 = kept
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = kept
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def peak_memory(ways: dict[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
-    """MiB that a call of each way takes at its peak beside what is kept between calls; nothing on a CPU."""
+    """MiB that a call of each way takes at its peak beside weights and optimizer states; nothing on a CPU."""
     if device.type != "cuda":
         return {}
     for run in ways.values():  # what a first call allocates is kept
@@ -180,6 +181,7 @@ def measure(
         "ratios": found,
         "seconds": {way: [round(s, 5) for s in times] for way, times in seconds.items()},
         "peak_mib": peaks,
+        "peak": "beside weights and optimizer states",
     }
 
 
@@ -229,19 +231,20 @@ def main(argv: list[str] | None = None) -> int:
     if options.trials is not None:
         torch.backends.cudnn.benchmark_limit = options.trials
     path = options.out or HERE / f"padding-{device.type}.json"
-    content = json.loads(path.read_text()) if path.is_file() else {"results": []}
     asked, failed = [], False
     for name, doing in product(options.network, options.work):
         wanted = stated(options, name, doing) | {"ratios": options.ways, "hardware": hardware(device)}
-        if options.missing and any(replaced(wanted, there) for there in content["results"]):
+        if options.missing and any(replaced(wanted, there) for there in results(path)):
             print(f"{name:16}{doing:10}is there", flush=True)
         else:
             asked.append((name, doing))
     turn = timing.Turn(options.turn)
-    prepared = {key: prepare(options, *key, device) for key in asked} if options.turn else {}
-    if options.compile:
-        for ways in prepared.values():
-            compiled_beside(ways)
+    prepared = {}
+    for key in asked if options.turn else ():
+        with contextlib.suppress(torch.OutOfMemoryError):  # where it is alone there may be enough
+            prepared[key] = prepare(options, *key, device)
+            if options.compile:
+                compiled_beside(prepared[key])
     turn.wait()
     for key in asked:
         found = None
@@ -255,10 +258,15 @@ def main(argv: list[str] | None = None) -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         if found:
-            content["results"] = [r for r in content["results"] if not replaced(r, found)] + [found]
-            timing.write(path, content)
+            others = [r for r in results(path) if not replaced(r, found)]  # read now: another may have had its turn
+            timing.write(path, {"results": [*others, found]})
     turn.end()
     return int(failed)
+
+
+def results(path: Path) -> list[dict]:
+    """Those that are there."""
+    return json.loads(path.read_text())["results"] if path.is_file() else []
 
 
 def replaced(old: dict, new: dict) -> bool:

@@ -69,8 +69,9 @@ class Turn:
 
     def end(self) -> None:
         """The next one's turn."""
+        self._lock(fcntl.LOCK_UN)  # closing would leave it to a child that has the file too
         if self._file:
-            self._file.close()  # and so the lock is given back
+            self._file.close()
 
 
 def synchronise(device: torch.device) -> None:

@@ -4,6 +4,7 @@ A copy of the map, larger by its padding, is most of what filled padding costs b
 more than read and write its map. The kernel touches the border alone.
 """
 
+import sys
 import warnings
 from functools import lru_cache
 from typing import NamedTuple
@@ -51,9 +52,11 @@ def may_add(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 def is_right(device: torch.device) -> bool:
     """Whether the kernel computes on a device what it should, of a small image; a warning tells where it does not."""
     try:
-        with torch.inference_mode(False), torch.no_grad():
-            x = torch.arange(1.0, 17, device="cpu").view(1, 1, 4, 4).repeat(2, 3, 1, 1)
-            weight, geometry = torch.arange(27.0, device="cpu").view(3, 1, 3, 3), ((3, 3), (1, 1), (1, 1), (1,) * 4)
+        # Of the caller's settings none is to change what is compared.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            numbers = torch.arange(1, 28, dtype=torch.float32, device="cpu")
+            x = numbers[:16].view(1, 1, 4, 4).repeat(2, 3, 1, 1)
+            weight, geometry = numbers.view(3, 1, 3, 3), ((3, 3), (1, 1), (1, 1), (1,) * 4)
             wanted = F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight, groups=3)
             for layout in (
                 torch.contiguous_format,
@@ -82,6 +85,8 @@ def number(size, kernel_size, stride, dilation, pads: Pads, mode: str) -> int:
     inside, every = 1, 1
     for length, kernel, step, apart, before, after in axes_of(size, kernel_size, stride, dilation, pads):
         windows = num_windows(length, kernel, step, apart, before, after)
+        if windows < 1:
+            return sys.maxsize  # the convolution itself will say so
         every *= windows * kernel
         inside *= sum(seen(windows, kernel, step, apart, before, length)[1].flatten().tolist())
     return every - inside
@@ -120,6 +125,8 @@ def outside(size, kernel_size, stride, dilation, pads: Pads, mode: str, device: 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     """A depthwise convolution with filled padding; the same as of the padded image to rounding, without a gradient.
+
+    Its border is rounded twice: the sum inside the image, then with the rest.
 
     Args:
         x: ``(N, C, H, W)``, of which `may_add` holds.

@@ -203,8 +203,8 @@ def train_epoch(training: Training) -> None:
             state.step_in_epoch = i + 1
             watch.step(sum(len(part.labels) for part in parts))
             if (i + 1) % every == 0 or i + 1 == training.steps:
+                training.settle()  # no curve has what is not finite, and it is waited for here anyway
                 watch.write()
-        training.settle()
         _, error = watch.fetch(batches, 0)  # let the loader finish its epoch
         check_agreed(training, job.train_loader.state(), error)
     finally:

@@ -123,6 +123,23 @@ def test_taps_outside_are_rounded_once(on_cpu, dtype):
 
 
 @loops
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_it_shows_that_it_is_right_whatever_the_caller_has_set(on_cpu, dtype):
+    kept = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            assert gpu_depthwise.is_right.__wrapped__(torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(kept)
+
+
+def test_a_window_that_does_not_fit_is_left_to_the_convolution():
+    geometry = ((5, 5), (1, 1), (1, 1), (1, 1, 1, 1), "replicate")
+    assert not gpu_depthwise.worth(torch.ones(1, 1, 1, 100), geometry)
+
+
+@loops
 def test_a_kernel_that_computes_something_else_is_not_used(on_cpu, kernels, monkeypatch):
     assert gpu_depthwise.is_right.__wrapped__(torch.device("cpu"))
     original = kernels.outside

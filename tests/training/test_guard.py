@@ -1,5 +1,6 @@
 """What counts as finite, against math.isfinite of every number; and a step that is left out where it is not."""
 
+import json
 import math
 import os
 import signal
@@ -78,24 +79,36 @@ def broken(monkeypatch):
     return at
 
 
-@pytest.mark.parametrize(("name", "begun"), [("sgd", 4), ("adamw", 4), ("lamb", 3), ("lookahead_adamw", 3)])
+SMALL_BATCHES = {"batch_size": 1, "size": 64}
+"""More than twenty steps an epoch, so that not every one is written to the log, which waits for it."""
+
+
+@pytest.mark.parametrize(("name", "begun"), [("sgd", 5), ("adamw", 5), ("lamb", 4), ("lookahead_adamw", 4)])
 def test_weights_stay_where_the_gradient_is_not_finite(call, broken, capsys, name, begun):
     """Of a fused optimizer the next step has begun before the GPU is waited for; it changes nothing either."""
-    steps, kept = broken(3)
-    assert call("train", **{"optim.name": name}) == 1
-    assert "the gradient's norm is not finite at step 3 (epoch 1): training has diverged" in capsys.readouterr().err
+    steps, kept = broken(4)
+    assert call("train", **SMALL_BATCHES, **{"optim.name": name}) == 1
+    assert "the gradient's norm is not finite at step 4 (epoch 1): training has diverged" in capsys.readouterr().err
     assert len(steps) == begun
     assert [key for key, p in steps[-1].named_parameters() if not torch.equal(p, kept[key])] == []
 
 
 def test_no_checkpoint_is_made_of_a_step_that_is_not_finite(call, broken, capsys, tmp_path):
-    steps, _ = broken(3)
-    assert call("train", **{"save.every_steps": 1}) == 1
+    steps, _ = broken(4)
+    assert call("train", **SMALL_BATCHES, **{"save.every_steps": 1}) == 1
     err = capsys.readouterr().err
-    assert "not finite at step 3 (epoch 1)" in err
-    assert "the last checkpoint is kept (run/checkpoints/step-00000002.pt)" in err
-    assert not list((tmp_path / "run" / "checkpoints").glob("step-00000003*"))
+    assert "not finite at step 4 (epoch 1)" in err
+    assert "the last checkpoint is kept (run/checkpoints/step-00000003.pt)" in err
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-00000004*"))
+    assert len(steps) == 4
+
+
+def test_no_curve_has_what_is_not_finite(call, broken, tmp_path):
+    steps, _ = broken(3)
+    assert call("train", **{"save.every_steps": 2}) == 1  # four steps an epoch: each is written
     assert len(steps) == 3
+    curves = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in curves] == [1, 2]
 
 
 def test_the_last_step_of_an_epoch_is_looked_at_in_it(call, broken, capsys, monkeypatch):
@@ -108,15 +121,15 @@ def test_the_last_step_of_an_epoch_is_looked_at_in_it(call, broken, capsys, monk
 
 
 def test_a_signal_after_a_step_that_is_not_finite_saves_nothing(call, broken, capsys, tmp_path, monkeypatch):
-    broken(3)
+    broken(4)
     original = loop.train_on
 
     def train_on(training, parts):
         original(training, parts)
-        if training.state.step == 2:  # it counts after
+        if training.state.step == 3:  # it counts after
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop, "train_on", train_on)
-    assert call("train") == 1
-    assert "not finite at step 3 (epoch 1)" in capsys.readouterr().err
+    assert call("train", **SMALL_BATCHES) == 1
+    assert "not finite at step 4 (epoch 1)" in capsys.readouterr().err
     assert not list((tmp_path / "run").rglob("*.pt"))
