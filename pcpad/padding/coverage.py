@@ -64,6 +64,11 @@ def same_pads(
     return tuple(pads)
 
 
+def axes_of(size, kernel_size, stride, dilation, pads: Pads) -> list[tuple]:
+    """Height and width: of each length, kernel, stride, dilation and the pad at either end."""
+    return list(zip(size, kernel_size, stride, dilation, pads[::2], pads[1::2], strict=True))
+
+
 def num_windows(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
     """Length of a convolution's output along one axis; arguments as of `tap_counts`."""
     return (size + before + after - dilation * (kernel - 1) - 1) // stride + 1

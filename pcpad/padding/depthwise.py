@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcpad.padding import gpu_depthwise
-from pcpad.padding.coverage import Pads, num_windows
+from pcpad.padding.coverage import Pads, axes_of, num_windows
 from pcpad.padding.eager import eager, has_memory
 from pcpad.padding.sources import MAPPED, sources
 from pcpad.padding.views import View, part, stretch
@@ -140,11 +140,6 @@ def number(size, kernel_size, stride, dilation, pads: Pads, mode: str) -> int:
     axes = [runs(*along, mode) for along in axes_of(size, kernel_size, stride, dilation, pads)]
     inside = [sum(not run.outside for run in axis) for axis in axes]
     return len(axes[0]) * len(axes[1]) - inside[0] * inside[1]
-
-
-def axes_of(size, kernel_size, stride, dilation, pads: Pads) -> list[tuple]:
-    """Height and width: of each length, kernel, stride, dilation and the pad at either end."""
-    return list(zip(size, kernel_size, stride, dilation, pads[::2], pads[1::2], strict=True))
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pcpad.padding import gpu
-from pcpad.padding.coverage import Pads, num_windows
+from pcpad.padding.coverage import Pads, axes_of, num_windows, tap_counts
 from pcpad.padding.sources import sources
 
 WORTH = 2
@@ -58,11 +58,8 @@ def is_right(device: torch.device) -> bool:
             x = numbers[:16].view(1, 1, 4, 4).repeat(2, 3, 1, 1)
             weight, geometry = numbers.view(3, 1, 3, 3), ((3, 3), (1, 1), (1, 1), (1,) * 4)
             wanted = F.conv2d(F.pad(x, (1,) * 4, mode="reflect"), weight, groups=3)
-            for layout in (
-                torch.contiguous_format,
-                torch.channels_last,
-                torch.channels_last,
-            ):  # the last starts another way
+            layouts = (torch.contiguous_format, torch.channels_last, torch.channels_last)  # the last starts another way
+            for layout in layouts:
                 y = F.conv2d(x, weight, padding=1, groups=3).to(device).contiguous(memory_format=layout)
                 add(x.to(device).contiguous(memory_format=layout), y, weight.to(device), (*geometry, "reflect"))
                 if not torch.equal(y.cpu(), wanted):
@@ -83,18 +80,13 @@ def worth(x: Tensor, geometry: tuple) -> bool:
 def number(size, kernel_size, stride, dilation, pads: Pads, mode: str) -> int:
     """How many taps of all windows of an image lie outside it."""
     inside, every = 1, 1
-    for length, kernel, step, apart, before, after in axes_of(size, kernel_size, stride, dilation, pads):
-        windows = num_windows(length, kernel, step, apart, before, after)
+    for along in axes_of(size, kernel_size, stride, dilation, pads):
+        windows = num_windows(*along)
         if windows < 1:
             return sys.maxsize  # the convolution itself will say so
-        every *= windows * kernel
-        inside *= sum(seen(windows, kernel, step, apart, before, length)[1].flatten().tolist())
+        every *= windows * along[1]
+        inside *= sum(tap_counts(*along, device="cpu").tolist())
     return every - inside
-
-
-def axes_of(size, kernel_size, stride, dilation, pads: Pads) -> list[tuple]:
-    """Height and width: of each length, kernel, stride, dilation and the pad at either end."""
-    return list(zip(size, kernel_size, stride, dilation, pads[::2], pads[1::2], strict=True))
 
 
 def seen(windows: int, kernel: int, stride: int, dilation: int, before: int, length: int) -> tuple[Tensor, Tensor]:
