@@ -42,12 +42,12 @@ def strips(
         size, kernel_size, stride, dilation, pads, power, dtype, device: as of `coverage.ratio`.
     """
     ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
-    found = []
+    seen = []
     for axis in (0, 1):
         sides = pads[2 * axis : 2 * axis + 2]
         taps = tap_counts(size[axis], kernel_size[axis], stride[axis], dilation[axis], *sides, device="cpu")
-        found.append(whole(taps, kernel_size[axis]))
-    (height, width), (top, bottom), (left, right) = shape[-2:], *found
+        seen.append(whole(taps, kernel_size[axis]))
+    (height, width), (top, bottom), (left, right) = shape[-2:], *seen
     places = [(rows, stretch(0, width)) for rows in ends(top, bottom, height)]
     places += [(stretch(top, bottom - top), cols) for cols in ends(left, right, width)]
     if together:
