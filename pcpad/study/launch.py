@@ -10,7 +10,7 @@ from pcpad.config.study import StudyRunSettings
 from pcpad.progress import say
 from pcpad.study.children import Asked, Child, claim, end, start, stop
 from pcpad.study.grid import Run
-from pcpad.study.listing import notices, show, trained_results
+from pcpad.study.listing import lost, notices, show, trained_results
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
 from pcpad.study.results import collect, covered, results_of
 from pcpad.study.states import DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
@@ -48,6 +48,8 @@ class Outcome:
 def run_study(settings: StudyRunSettings) -> int:
     """Run what is missing of a study; returns the exit code: 0, 1 if a run has failed, 130 if it was stopped.
 
+    A run that is to be evaluated and has no weights here counts as failed.
+
     Raises:
         ValueError: the study cannot be run; nothing was started.
     """
@@ -61,7 +63,7 @@ def run_study(settings: StudyRunSettings) -> int:
         show(plan, runs, states, recorded)
         return 0
     collect(plan)
-    bad = [name for name, state in states.items() if state.kind in REFUSED]
+    bad = [run.name for run in runs if states[run.name].kind in REFUSED or lost(plan, run, states[run.name], recorded)]
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
     for line in notices(plan, runs, states, recorded):

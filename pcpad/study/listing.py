@@ -9,7 +9,7 @@ from pcpad.study.entries import FILE
 from pcpad.study.grid import Run
 from pcpad.study.plan import Plan, load_plan
 from pcpad.study.results import missing_cells, results_of
-from pcpad.study.states import CHANGED, DAMAGED, DONE, RECORDED, RUNNABLE, RUNNING, State, is_recorded
+from pcpad.study.states import CHANGED, DAMAGED, DONE, RECORDED, RUNNABLE, RUNNING, State
 
 
 def show(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> None:
@@ -52,10 +52,9 @@ def last_failure(run: Run, state: State, results: dict[tuple, dict]) -> str:
 
 def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict[tuple, dict]) -> list[str]:
     """A line for each run that is passed over although something of it is missing: why, and what to do."""
-    trained, lines = trained_results(plan, results), []
+    lines = []
     for run in runs:
-        state, cells = states[run.name], missing_cells(plan, run, results) if plan.sizes else []
-        kept = is_recorded(run, trained.get(("run", run.name, None, None)))
+        state = states[run.name]
         if state.kind == CHANGED:
             lines.append(f"{run.folder} holds a run with other settings ({state.detail}): move it away to run this")
         elif state.kind == DAMAGED:
@@ -63,14 +62,20 @@ def notices(plan: Plan, runs: list[Run], states: dict[str, State], results: dict
         elif state.kind == RUNNING:
             gone = f"if that is no more, remove {run.folder / lock.NAME}"
             lines.append(f"{run.name} is left to who has it ({state.detail}); {gone}")
-        elif cells and (state.kind == RECORDED or kept or state.kind == DONE):
-            if not (run.folder / "checkpoints/last.pt").is_file():
-                again = f"remove its line from {(plan.source or plan.folder) / FILE}"
-                again += f", move {run.folder} away" if run.folder.exists() else ""
-                lines.append(f"{run.name} cannot be evaluated: its weights are not here; to train it again, {again}")
-        elif cells and plan.source:
+        elif lost(plan, run, state, results):
+            again = f"remove its line from {(plan.source or plan.folder) / FILE}"
+            again += f", move {run.folder} away" if run.folder.exists() else ""
+            lines.append(f"{run.name} cannot be evaluated: its weights are not here; to train it again, {again}")
+        elif plan.source and state.kind in RUNNABLE and missing_cells(plan, run, results):
             lines.append(f"{run.name} is {state.kind}: pcpad study run {plan.source_call}{plan.data_option} trains it")
     return lines
+
+
+def lost(plan: Plan, run: Run, state: State, results: dict[tuple, dict]) -> bool:
+    """Whether a run was trained, has evaluations to be made, and has no weights here."""
+    if state.kind not in (DONE, RECORDED) or (run.folder / "checkpoints/last.pt").is_file():
+        return False
+    return bool(plan.sizes and missing_cells(plan, run, results))
 
 
 def trained_results(plan: Plan, results: dict[tuple, dict]) -> dict[tuple, dict]:

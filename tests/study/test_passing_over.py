@@ -123,14 +123,15 @@ def test_what_cannot_be_evaluated_here_is_told_how_it_could(write, fake, capsys)
     nothing = dict.fromkeys(("grid", "recipe", "settings"))
     write("cross", **nothing, **{"from": "tiny"}, evaluate=EVALUATE, tables=["cross"])
     Path("runs").rename("elsewhere")  # a clone: tiny has its results, and would not train again
-    assert run_study(StudyRunSettings("cross")) == 0
+    assert run_study(StudyRunSettings("cross")) == 1
     out = capsys.readouterr().out
     assert f"{PARTIAL} cannot be evaluated: its weights are not here" in out
+    assert f"failed: {PARTIAL}" in out
     assert "to train it again, remove its line from experiments/tiny/results.jsonl\n" in out
     assert "trains it" not in out
     Path("elsewhere").rename("runs")
     Path("runs/tiny", ZEROS, "checkpoints/last.pt").unlink()
-    assert run_study(StudyRunSettings("cross")) == 0
+    assert run_study(StudyRunSettings("cross")) == 1
     assert f"results.jsonl, move runs/tiny/{ZEROS} away" in capsys.readouterr().out
 
 
