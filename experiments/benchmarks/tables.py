@@ -26,8 +26,9 @@ def about(result: dict) -> str:
     of = result["versions"]
     wanted = [name for name in of if name in ("torch", "torchvision", "timm") or name.startswith("nvidia-dali")]
     named = ", ".join(f"{'DALI' if name.startswith('nvidia') else name} {of[name]}" for name in wanted)
-    threads = f"{result['threads']} threads, " if "threads" in result else ""
-    return f"{result['date']}, {result['hardware']}, {threads}{named}"
+    counted = {"workers": "for the images", "threads": "of torch"}
+    counts = "".join(f"{key} {what}: {result[key]}, " for key, what in counted.items() if key in result)
+    return f"{result['date']}, {result['hardware']}, {counts}{named}"
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
@@ -116,17 +117,14 @@ def kernels(result: dict) -> list[str]:
 
 def one_run(result: dict) -> list[str]:
     """A training that was watched: its rates and how long it waited."""
-    of, spans = result["medians"], (result["images_per_second"], result["data_wait_percent"])
-    rows = [
-        [name, f"{of[key]:,.{digits}f}", f"{min(span):,.{digits}f} to {max(span):,.{digits}f}"]
-        for (name, key, digits), span in zip(
-            [("images/s", "images_per_second", 0), ("waiting for data, % of the time", "data_wait_percent", 1)],
-            spans,
-            strict=True,
-        )
-    ]
+    of, whole, rows = result["medians"], result["whole"], []
+    shown = [("images/s", "images_per_second", 0), ("waiting for data, % of the time", "data_wait_percent", 1)]
+    for name, key, digits in shown:
+        low, high = min(result[key]), max(result[key])
+        span = f"{low:,.{digits}f} to {high:,.{digits}f}"
+        rows.append([name, f"{whole[key]:,.{digits}f}", f"{of[key]:,.{digits}f}", span])
     lines = [f"`{result['command']}`", "", f"{result['data']}; {result['loader']}; {result['note']}", ""]
-    return [about(result), "", *lines, *table(["", "median", "lowest to highest"], rows), ""]
+    return [about(result), "", *lines, *table(["", "all entries", "median entry", "lowest to highest"], rows), ""]
 
 
 def hotspots(result: dict) -> list[str]:
@@ -143,9 +141,10 @@ def hotspots(result: dict) -> list[str]:
 def grid(result: dict) -> list[str]:
     """Seconds of a grid, of its cells one by one and of the forward passes."""
     of = f"{result['model']}, {result['images']} images, {len(result['cells'])} cells, {result['loader']}"
-    rows = [["grid", f"{result['grid_seconds']:.1f}", ""]]
-    rows.append(["its cells one by one", f"{result['cells_seconds']:.1f}", f"{result['ratio']:.2f}"])
-    rows.append(["forward passes alone", f"{result['forward_seconds']:.1f}", f"{result['ratio_to_forward']:.2f}"])
+    whole = result["grid_seconds"]
+    rows = [["grid", f"{whole:.1f}", ""]]
+    for name, key in (("its cells one by one", "cells_seconds"), ("forward passes alone", "forward_seconds")):
+        rows.append([name, f"{result[key]:.1f}", f"{whole / result[key]:.2f}"])
     return [f"{of}; {about(result)}", "", *table(["", "seconds", "the grid takes times as long"], rows), ""]
 
 

@@ -37,7 +37,16 @@ def logged(arguments: list[str]) -> dict[str, list[float]]:
         (logs,) = {path.parent for path in Path(folder).rglob("events.out.tfevents.*")}
         log = EventAccumulator(str(logs))
         log.Reload()
-        return {name: [entry.value for entry in log.Scalars(f"train/{name}")] for name in SHOWN}
+        found = {name: [entry.value for entry in log.Scalars(f"train/{name}")] for name in SHOWN}
+        return found | {"step": [entry.step for entry in log.Scalars(f"train/{SHOWN[0]}")]}
+
+
+def over_all(found: dict[str, list[float]]) -> dict[str, float]:
+    """Both rates over all entries together: each entry counts by its time, which no median of entries does."""
+    steps = [b - a for a, b in zip(found["step"], found["step"][1:], strict=False)]
+    times = [n / rate for n, rate in zip(steps, found["images_per_second"][1:], strict=True)]
+    waited = [share * t for share, t in zip(found["data_wait_percent"][1:], times, strict=True)]
+    return {"images_per_second": sum(steps) / sum(times), "data_wait_percent": sum(waited) / sum(times)}
 
 
 def many_names(data: Path, folder: Path, images: int) -> int:
@@ -54,7 +63,7 @@ def many_names(data: Path, folder: Path, images: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, print the medians, and write the results."""
+    """Train, print the rates, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="folder of a folder for each class")
     parser.add_argument("--model", default="resnet50")
@@ -73,17 +82,18 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="pcpad-bench-") as folder:
         count = many_names(options.data, Path(folder), options.images)
         found = logged([*wanted, "--device", device.type, "--data.name", folder])
+    whole = {name: round(value, 3) for name, value in over_all(found).items()}
     found = {name: [round(value, 3) for value in values[1:]] for name, values in found.items()}
-    medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
-    print(
-        f"{medians['images_per_second']:.0f} images/s, waiting for data {medians['data_wait_percent']:.1f}% of the time"
-    )
+    medians = {name: round(statistics.median(found[name]), 3) for name in SHOWN}
+    for what, of in (("median entry", medians), ("all entries", whole)):
+        print(f"{what}: {of['images_per_second']:.0f} images/s, waiting {of['data_wait_percent']:.1f}% of the time")
     result = found | {
         "command": f"pcpad train {' '.join(wanted)} --data.name DATA",
         "data": f"{count} photographs under at least {options.images} names, links on a local disk",
         "loader": "the one that pcpad train takes of itself",
         "note": "all entries of the run's TensorBoard log after the first",
         "medians": medians,
+        "whole": whole,
     }
     timing.write(options.out or HERE / f"training_run-{device.type}.json", result | timing.about(device))
     return 0

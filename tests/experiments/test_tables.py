@@ -80,6 +80,13 @@ def test_photographs_under_many_names(tmp_path, monkeypatch):
     assert (tmp_path / "tree/train/b/3-2.jpg").read_text() == "b/2.jpg"
 
 
+def test_an_entry_counts_by_its_time(monkeypatch):
+    """100 images in 1 s, then 300 in 9 s of which 3 were waited for: not the means of the entries, 67 and 17%."""
+    found = {"step": [5, 15, 45], "images_per_second": [7.0, 100.0, 300 / 9], "data_wait_percent": [50.0, 0.0, 100 / 3]}
+    whole = load("training_run", monkeypatch).over_all(found)
+    assert whole == pytest.approx({"images_per_second": 40.0, "data_wait_percent": 30.0})
+
+
 def test_the_clock_starts_after_what_any_loader_prepares(monkeypatch):
     warm = load("loaders", monkeypatch).warm
     assert all(warm(workers) > 2 * workers for workers in (0, 1, 2, 16, 64))  # torch's: two batches a worker
