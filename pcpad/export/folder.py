@@ -13,6 +13,8 @@ from pcpad.padding import convert
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SCHEMA = 1
 """Version of what stands below ``pcpad`` in config.json; a reader refuses another."""
+STATED = ("model", "num_classes", "model_kwargs", "transform_input", "power", "padding", "on_small")
+"""What `load` needs of it."""
 
 
 def write(folder: Path, model: nn.Module, subject: Subject, facts: dict) -> None:
@@ -94,6 +96,8 @@ def load(folder: str | Path) -> nn.Module:
         raise ValueError(f"{path} is damaged ({error})") from None
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise ValueError(f"{path} was not written by this pcpad: it states no padding of schema {SCHEMA}")
+    if missing := [key for key in STATED if key not in facts]:
+        raise ValueError(f"{path} is damaged: it does not state {', '.join(missing)}")
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} is no whole export: there is no {WEIGHTS}")
     state = torch.random.get_rng_state()

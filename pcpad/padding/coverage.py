@@ -14,8 +14,8 @@ Pads = tuple[int, int, int, int]
 
 
 def pair(value) -> tuple[int, int]:
-    """A number for both axes, or one for each, as a tuple ``(height, width)``: torch takes either."""
-    return (value[0], value[1]) if isinstance(value, (tuple, list)) else (value, value)
+    """A number for both axes, alone or in a tuple, or one for each, as ``(height, width)``: torch takes all three."""
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
 def conv_pads(padding, kernel_size, dilation) -> Pads:
@@ -174,4 +174,5 @@ def cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device
     twenty sizes.
     """
     with torch.inference_mode(False), torch.no_grad():  # an inference tensor could not be used in training later
-        return ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
+        # Copied and waited for: computed on a GPU it would be there for the stream that asks first, not for others.
+        return ratio(size, kernel_size, stride, dilation, pads, power, dtype, "cpu").to(device)

@@ -89,8 +89,8 @@ class FilledConv2d(FilledPadding, nn.Conv2d):
     """An ``nn.Conv2d`` that fills its padding from the image and explains itself where the image is too small.
 
     The same numbers as ``nn.Conv2d(..., padding_mode=mode)`` where torch has the mode, with the same state dict; to
-    rounding, where a large depthwise convolution on a CPU adds its border in another order (`depthwise`). Made by
-    `pcpad.convert`.
+    rounding, where a large depthwise convolution adds its border in another order (`depthwise`; on a GPU in inference
+    alone, where the border is rounded twice). Made by `pcpad.convert`.
 
     Attributes:
         pcpad_on_small: ``"raise"`` or ``"replicate"``: what happens where a map is too small for the mode.

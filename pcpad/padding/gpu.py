@@ -18,12 +18,16 @@ from pcpad.padding.sources import sources
 
 LARGE = 2**21
 """Elements from which on the kernels are used: below, torch's operations end sooner than a kernel is started."""
+MOST = 2**30
+"""Elements of one image up to which they are used: they count its channels in 32 bits, those of the padded one too."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def worth(x: Tensor) -> bool:
     """Whether the kernels take a map, and it is large enough for them; of x must hold `eager`."""
-    return x.device.type == "cuda" and x.numel() >= LARGE and fits(x) and kernels(x.device) is not None
+    if x.device.type != "cuda" or not LARGE <= x.numel() <= MOST * len(x):
+        return False
+    return fits(x) and kernels(x.device) is not None
 
 
 def fits(x: Tensor) -> bool:
@@ -77,12 +81,13 @@ class Border(NamedTuple):
 @lru_cache(maxsize=1024)
 def border(size, kernel_size, stride, dilation, pads: Pads, power, dtype, device) -> Border:
     """Border of a convolution's output; arguments as of `coverage.ratio`."""
-    ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, device)
+    ratio = cached_ratio(size, kernel_size, stride, dilation, pads, power, dtype, torch.device("cpu"))
     with torch.inference_mode(False), torch.no_grad():
         ratio = ratio.flatten()
         places = (ratio != 1).nonzero().flatten()
         ratio = ratio[places]
-        return Border(places.int(), ratio, (ratio != 0).to(dtype) - ratio)
+        found = Border(places.int(), ratio, (ratio != 0).to(dtype) - ratio)
+        return Border(*(t.to(device) for t in found))  # each copy is waited for: any stream may use it
 
 
 def rescale(y: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:

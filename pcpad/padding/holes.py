@@ -4,6 +4,8 @@ Source: Liu et al., "Image Inpainting for Irregular Holes Using Partial Convolut
 and 2; the window's taps are counted within the group that an output channel sees.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -75,9 +77,8 @@ def known_taps(
     top, bottom, left, right = pads
     known = F.pad((mask != 0).float(), (left, right, top, bottom))
     ones = known.new_ones(groups, seen, *kernel_size)
-    with torch.autocast(
-        mask.device.type, enabled=False
-    ):  # a half-precision sum of more than 256 taps would not be whole
+    # A half-precision sum of more than 256 taps would not be whole; the meta device knows no autocast.
+    with nullcontext() if mask.is_meta else torch.autocast(mask.device.type, enabled=False):
         count = F.conv2d(known, ones, None, stride, 0, dilation, groups)
     return count.round(), seen * kernel_size[0] * kernel_size[1]
 

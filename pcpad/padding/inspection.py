@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcpad.padding.coverage import Pads, conv_pads, coverage, pair
+from pcpad.padding.filled import FilledPadding
 from pcpad.padding.fillers import FILLERS
 from pcpad.padding.folding import folded
 from pcpad.padding.functions import FunctionWatch
@@ -137,6 +138,8 @@ def by(size: tuple[int, int]) -> str:
 def stand_in(model: nn.Module, on_meta: bool) -> nn.Module:
     """A copy to run, with zeros, so that whatever a forward or ``eval()`` does to its module is not done to the model.
 
+    Partial padding stays, which may be called with masks.
+
     Args:
         on_meta: take every tensor that the modules hold to the meta device, which needs no memory.
 
@@ -160,7 +163,7 @@ def stand_in(model: nn.Module, on_meta: bool) -> nn.Module:
             "as it is: take what cannot be copied off its attributes, or inspect a newly built one"
         ) from error
     for name, module in copied.named_modules():
-        if isinstance(module, nn.Conv2d) and behaviour_of(module) is not None and "forward" not in vars(module):
+        if isinstance(module, nn.Conv2d) and behaviour_of(module) is FilledPadding and "forward" not in vars(module):
             put_mode(module, name, Wanted("zeros"))
     return copied
 
@@ -209,7 +212,7 @@ def conv_calls(model: nn.Module, inputs: tuple, watch: FunctionWatch | None = No
 
 
 def pads_at(conv: nn.Conv2d, size: tuple[int, int]) -> Pads:
-    """Pads of a convolution for an input map of this size; zeros of a class that is not known."""
+    """Pads of a convolution for an input map of this size; of a class that is not known, by its `padding`."""
     handler = handler_of(original_class(conv))
     if handler and handler.pads:
         return handler.pads(conv, *size)
@@ -277,16 +280,27 @@ def inspect(
             "Python, inputs=... runs it for real)"
         ) from error
     search = search and inputs is None
-    least, each = (None, {}) if not search else smallest_inputs(model, padded, mode, size, calls, empty)
+    least, each = (None, {})
+    if search:
+        least, each = smallest_inputs(model, [m for m in padded if follows(m)], mode, size, calls, empty)
     return Inspection(
         size=size if inputs is None else None,
         surgery=report,
-        geometry=tuple(layer_geometry(m, names[m][0], calls[m], mode, each.get(m)) for m in padded if m in calls),
+        geometry=tuple(
+            layer_geometry(m, names[m][0], calls[m], mode if follows(m) else "zeros", each.get(m))
+            for m in padded
+            if m in calls
+        ),
         functional=tuple(FunctionalPadding(*where, count) for where, count in watch.found.items()),
         smallest_input=least,
         searched=search,
         idle=tuple(names[m][0] for m in padded if m not in calls),
     )
+
+
+def follows(conv: nn.Conv2d) -> bool:
+    """Whether a convolution of a stand-in is one that `convert` would pad; else it pads by its own ``padding_mode``."""
+    return conv.padding_mode == "zeros"
 
 
 def layer_geometry(conv: nn.Conv2d, name: str, maps: list, mode: str, smallest: int | None) -> LayerGeometry:

@@ -73,6 +73,8 @@ def register_padding(
         raise TypeError(f"register_padding takes a function of an image and its pads, not {pad!r}")
     if not name.isidentifier():
         raise ValueError(f"a padding mode is named in letters, digits and _, not {name!r}")
+    if name == "zero":
+        raise ValueError("padding mode 'zero' is another name of 'zeros': give yours a name of its own")
 
     def checked(x: Tensor, pads: Pads) -> Tensor:
         y, (top, bottom, left, right) = pad(x, pads), pads

@@ -45,7 +45,8 @@ def convert(
 
     timm's subclasses of ``nn.Conv2d`` are known; others are added with `register_conv`. Modules that pad and are no
     Conv2d stay as they are and stand in the report. Methods that fold convolutions into others (``fuse``,
-    ``reparameterize``) are refused while a block holds a converted convolution.
+    ``reparameterize``) are refused while a block holds a converted convolution, in all of `model`: so give it the whole
+    network and `include`, not a convolution of a block, of which the block would know nothing.
 
     Args:
         model: any module; not wrapped (DDP, FSDP, DataParallel), compiled, scripted or traced to a graph without its
@@ -277,7 +278,8 @@ def unknown_class(name: str, kind: type) -> str:
 
 def may_pad(conv: nn.Conv2d) -> bool:
     """Whether a convolution pads an input of some size."""
-    pads = handler_of(original_class(conv)).pads
+    handler = handler_of(original_class(conv))
+    pads = handler and handler.pads
     if pads is None:
         return any(conv_pads(conv.padding, conv.kernel_size, conv.dilation))
     found = False
@@ -306,7 +308,7 @@ def put_mode(conv: nn.Conv2d, name: str, wanted: Wanted) -> None:
 
 
 def padding_shown(module: nn.Module) -> str | tuple[int, ...] | None:
-    """A module's padding as it holds it; ``"same"`` where it follows the input size."""
+    """A module's padding as it holds it; ``"dynamic"`` where it follows the input size."""
     handler = handler_of(original_class(module))
     if (handler and handler.pads and getattr(module, "same_pad", True)) or getattr(module, "dynamic_padding", False):
         return "dynamic"

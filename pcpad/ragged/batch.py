@@ -48,7 +48,7 @@ class RaggedBatch:
         if rule not in RULES:
             raise ValueError(f"rule={rule!r} is not one of {', '.join(map(repr, RULES))}")
         if not isinstance(extents, Tensor):
-            extents = torch.tensor(extents).reshape(-1, 2)
+            extents = torch.tensor(extents, device="cpu").reshape(-1, 2)
         if extents.shape != (len(canvas), 2) or extents.dtype != torch.int64:
             raise ValueError(
                 f"extents must be int64 of shape ({len(canvas)}, 2), a height and a width for each image, not "

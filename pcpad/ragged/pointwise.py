@@ -139,7 +139,7 @@ def operands(name: str, values) -> tuple[RaggedBatch, list | tuple | dict]:
             return lead, bare(values, sides, 0)
     if torch.is_grad_enabled() and name in SINGULAR:
         return lead, bare(values, sides, HARMLESS)
-    if any(one.raw for one in found) and any(one.requires_grad for one in tensors(values) if isinstance(one, Tensor)):
+    if any(one.raw for one in found) and any(one.requires_grad for one in tensors(values)):
         return lead, bare(values, sides, 0)
     return lead, bare(values, sides)
 

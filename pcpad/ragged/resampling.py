@@ -1,5 +1,7 @@
 """What maps a plane of one size to another: adaptive pooling and interpolation, by each image's own sizes."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ def bins(axis: Axis, length: int, cells: int) -> Tensor:
 
 def mix(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Weighted sums over rows and columns of each image: ``(N, C, H, W)`` by ``(N, a, H)``, ``(N, b, W)``."""
-    with torch.autocast(x.device.type, enabled=False):
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         return torch.matmul(torch.matmul(rows[:, None].to(x.dtype), x), cols[:, None].transpose(-1, -2).to(x.dtype))
 
 

@@ -125,7 +125,7 @@ def join(func, name, args, kwargs):
     if dim == 0 or (not new and dim in lead.plane):
         raise refusal(name, "it joins along the batch or the plane")
     plane = tuple(index + (new and dim <= index) for index in lead.plane)
-    return lead.like(func(ready, dim), None, plane)
+    return lead.like(func(ready, dim), None, plane, any(piece.raw for piece in pieces))
 
 
 @handles("expand", "expand_as", "broadcast_to")
@@ -138,7 +138,7 @@ def expand(func, name, args, kwargs):
     x = args[0]
     if isinstance(target, RaggedBatch):
         agreeing(name, (x, target))
-        return target.like(x.canvas.expand_as(target.canvas))
+        return target.like(x.canvas.expand_as(target.canvas), raw=x.raw or target.raw)
     sizes = given_sizes(args[1:], kwargs)
     sides = canvas_sides(x, sizes, name)
     if len(sides) != x.dim() or any(sides[i] not in (-1, x.canvas.shape[i]) for i in (0, *x.plane)):

@@ -227,6 +227,9 @@ def test_what_is_no_whole_export_is_not_loaded(here):
     refused("states no padding of schema 1")
     (here / "mine/config.json").write_text("{")
     refused("damaged")
+    part = {k: v for k, v in config["pcpad"].items() if k not in ("power", "num_classes")}
+    (here / "mine/config.json").write_text(json.dumps(config | {"pcpad": part}))
+    refused(r"config\.json is damaged: it does not state num_classes, power$")
     (here / "mine/config.json").write_text(json.dumps(config))
     pcpad.load("mine")
 

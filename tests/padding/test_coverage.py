@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import pcpad
 from pcpad.padding.coverage import conv_pads, coverage, ratio, tap_counts
 
 
@@ -72,6 +73,20 @@ def test_same_padding_is_torch_s(kernel, dilation):
     top, bottom, left, right = conv_pads("same", conv.kernel_size, conv.dilation)
     by_hand = F.conv2d(F.pad(x, (left, right, top, bottom)), conv.weight, dilation=dilation)
     assert torch.equal(conv(x), by_hand)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "partial", "reflect"])
+def test_tuples_of_one_stand_for_both_axes(mode):
+    """As torch takes them; against the same convolution with its numbers written twice."""
+    geometry = {"stride": 2, "padding": 1, "dilation": 1}
+    twice = torch.nn.Conv2d(3, 4, 3, **geometry)
+    once = torch.nn.Conv2d(3, 4, 3, **{name: (value,) for name, value in geometry.items()})
+    once.load_state_dict(twice.state_dict())
+    x = torch.randn(2, 3, 9, 7)
+    assert torch.equal(once(x), twice(x))
+    for conv in (once, twice):
+        pcpad.convert(conv, mode)
+    assert torch.equal(once(x), twice(x))
 
 
 def test_mistakes_are_named():

@@ -94,6 +94,15 @@ def test_unbatched():
     assert torch.equal(new_mask, conv(x, mask=mask)[1][0])
 
 
+def test_shapes_without_memory():
+    """On the meta device, as torch's own layers: what a network gives is known before it is built."""
+    conv = PartialConv2d(4, 6, 3, stride=2, padding=1, device="meta")
+    x, mask = torch.empty(2, 4, 9, 8, device="meta"), torch.empty(2, 1, 9, 8, dtype=torch.bool, device="meta")
+    y, new_mask = conv(x, mask)
+    assert (y.shape, new_mask.shape, new_mask.dtype) == ((2, 6, 5, 4), (2, 1, 5, 4), torch.bool)
+    assert conv(x).shape == y.shape
+
+
 def test_a_grouped_count_is_not_the_reference_codes():
     conv, x, mask = make(GEOMETRIES["depthwise"], per_channel=True)
     wanted, _ = loops(conv, x, mask, all_channels=True)

@@ -114,6 +114,43 @@ def test_the_smallest_input_is_the_smallest(mode, wanted):
             assert each[str(error.value).split("layer '")[1].split("'")[0]] == wanted
 
 
+def test_a_class_that_is_not_known_is_no_obstacle_to_zeros():
+    class Own(nn.Conv2d):
+        """One that nobody registered."""
+
+    found = pcpad.inspect(nn.Sequential(Own(3, 4, 3, padding=2)), "zeros", 8)
+    assert (found.smallest_input, found.geometry[0].border_share) == (1, 64 / 100)
+    with pytest.raises(ValueError, match="does not know"):
+        pcpad.inspect(nn.Sequential(Own(3, 4, 3, padding=2)), "partial", 8)
+
+
+def test_a_layer_that_keeps_its_own_padding_asks_for_no_more():
+    """Circular padding fills four pixels from four, reflection would take five."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 9, padding=4, padding_mode="circular"))
+    found = pcpad.inspect(net, "reflect", 4, channels=1)
+    assert found.smallest_input == 4
+    assert "map too small" not in str(found)
+    pcpad.convert(net, "reflect")
+    assert net(torch.ones(1, 1, 4, 4)).shape == (1, 1, 4, 4)
+    with pytest.raises(RuntimeError):
+        net(torch.ones(1, 1, 3, 3))
+
+
+def test_a_network_that_passes_masks_on():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = (pcpad.PartialConv2d(3, 3, 3, padding=1) for _ in range(2))
+
+        def forward(self, x):
+            return self.second(*self.first(x, torch.ones_like(x[:, :1])))[0]
+
+    net = Two()
+    found = pcpad.inspect(net, "partial", 8)
+    assert [layer.maps for layer in found.geometry] == [((8, 8),)] * 2
+    assert net(torch.ones(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+
 def test_a_map_that_is_too_small_is_shown():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8, padding=1), nn.Conv2d(4, 4, 5, padding=2))
     text = str(pcpad.inspect(net, "reflect", 16))

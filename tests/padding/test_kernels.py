@@ -134,6 +134,27 @@ def test_it_shows_that_it_is_right_whatever_the_caller_has_set(on_cpu, dtype):
         torch.set_default_dtype(kept)
 
 
+@pytest.mark.parametrize(("shape", "taken"), [((1, 64, 4096, 4096), True), ((1, 64, 4097, 4096), False)])
+def test_an_image_whose_channels_32_bits_do_not_count_is_left_to_torch(on_cpu, monkeypatch, shape, taken):
+    """Two of the smaller are fine: images are counted in 64."""
+
+    class Map:
+        """The looks of a map on a GPU."""
+
+        def __init__(self, *shape):
+            self.shape, self.device = shape, torch.device("cuda", 0)
+
+        def numel(self):
+            return int(np.prod(self.shape))
+
+        def __len__(self):
+            return self.shape[0]
+
+    monkeypatch.setattr(gpu, "fits", lambda x: True)
+    assert gpu.worth(Map(*shape)) is taken
+    assert gpu.worth(Map(2, *shape[1:])) is taken
+
+
 def test_a_window_that_does_not_fit_is_left_to_the_convolution():
     geometry = ((5, 5), (1, 1), (1, 1), (1, 1, 1, 1), "replicate")
     assert not gpu_depthwise.worth(torch.ones(1, 1, 1, 100), geometry)

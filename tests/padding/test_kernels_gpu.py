@@ -102,6 +102,24 @@ def test_gradients_are_the_same_bits_every_time(mode):
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("side", [16, 256])
+def test_the_first_use_on_one_stream_serves_another(side):
+    """What is remembered of a geometry is there for all streams, whatever the first has still to do."""
+    conv = pcpad.PartialConv2d(32, 32, 3, padding=1, power=0.75).cuda()  # a power that nobody else has asked for
+    x = torch.randn(1, 32, side, side, device="cuda")
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.no_grad():
+        with torch.cuda.stream(first):
+            torch.cuda._sleep(10**9)
+            one = conv(x)
+        with torch.cuda.stream(second):
+            other = conv(x)
+        torch.cuda.synchronize()
+        assert torch.equal(one, other)
+        assert torch.equal(other, conv(x))
+
+
 def test_a_captured_graph_replays():
     """torch.cuda.graph records the kernels like any others."""
     conv = pcpad.PartialConv2d(32, 32, 3, padding=1).cuda()

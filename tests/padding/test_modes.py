@@ -155,11 +155,12 @@ def test_the_least_map_has_a_pixel():
 
 
 @pytest.mark.parametrize(
-    ("name", "pad", "error"), [("a-b", ones, ValueError), ("", ones, ValueError), ("x", 1, TypeError)]
+    ("name", "pad", "error"),
+    [("a-b", ones, ValueError), ("", ones, ValueError), ("x", 1, TypeError), ("zero", ones, ValueError)],
 )
 def test_what_is_no_mode_is_refused(registries, name, pad, error):
     before = list(pcpad.PADDING_MODES)
-    with pytest.raises(error, match=r"register_padding takes|is named in letters"):
+    with pytest.raises(error, match=r"register_padding takes|is named in letters|another name of 'zeros'"):
         pcpad.register_padding(name, pad, summary="")
     assert list(pcpad.PADDING_MODES) == before
 

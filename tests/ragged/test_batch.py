@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from pcpad import RaggedBatch
+from pcpad import RaggedBatch, RaggedError
 from tests.ragged.alone import SIZES, make_batch, make_images
 
 
@@ -22,6 +22,15 @@ def test_from_images_puts_each_in_its_corner():
         assert sheet[:, h:].abs().sum() == sheet[:, :, w:].abs().sum() == 0
     area = sum(h * w for h, w in SIZES)
     assert batch.share_of_padding() == pytest.approx(1 - area / (4 * 16 * 13))
+
+
+def test_extents_stay_on_the_cpu_whatever_the_default_device():
+    """There they are looked at without waiting for a GPU; "meta" stands for one here."""
+    with torch.device("meta"):
+        batch = RaggedBatch(torch.ones(2, 3, 9, 9, device="cpu"), [(9, 9), (3, 3)])
+    assert batch.extents.device.type == "cpu"
+    with pytest.raises(RaggedError, match="image 1"):
+        torch.nn.Conv2d(3, 8, 5)(batch)
 
 
 def test_the_canvas_can_be_chosen():

@@ -208,6 +208,32 @@ def test_gradients_of_what_is_singular_outside(first, then):
         assert got[-1].isfinite().all()
 
 
+JOINED = {
+    "gate": lambda x, y: x * y.sigmoid(),
+    "gate before": lambda x, y: y.sigmoid() * x,
+    "beside": lambda x, y: F.conv2d(torch.cat([y, x], 1), WIDE),
+    "behind": lambda x, y: F.conv2d(torch.cat([x, y], 1), WIDE),
+    "stacked": lambda x, y: torch.stack([y, x], 1).sum(1) * y,
+    "expanded": lambda x, y: x[:, :1].expand_as(y) * y,
+}
+WIDE = torch.linspace(-1, 1, 16, dtype=torch.float64).view(2, 8, 1, 1).requires_grad_()
+
+
+@pytest.mark.parametrize("join", JOINED)
+def test_gradients_of_two_maps_of_which_one_is_not_a_number_outside(join):
+    """The images themselves with a map made of them, as gates and skip connections take them."""
+    torch.manual_seed(0)
+    net, images = nn.Conv2d(4, 4, 3, padding=1).double(), make_images(SQUARE)
+
+    def gradients(batches):
+        total = sum(JOINED[join](x, net(x)).mean((2, 3)).sum() for x in batches)
+        return torch.autograd.grad(total, [*net.parameters(), WIDE], materialize_grads=True)
+
+    wanted = gradients([image[None] for image in images])
+    for a, b in zip(gradients([make_batch(images)]), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_stochastic_depth_trains():
     from timm.layers import DropPath
     from torchvision.ops import StochasticDepth
