@@ -123,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     timing.device_here(parser, options.device)
     timing.check_data(parser, options.data)
+    if not all(size.isdigit() for size in options.sizes.split(",")):
+        parser.error(f"--sizes {options.sizes}: sides of square images in pixels, with commas between them")
     found = measure(options)
     text = json.dumps(found, indent=1)
     print(f"grid {found['grid_seconds']} s, one by one {found['cells_seconds']} s: {found['ratio']}")

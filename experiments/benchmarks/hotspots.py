@@ -44,7 +44,8 @@ def profiled(work) -> dict:
         return event.self_device_time_total or event.self_cpu_time_total
 
     # On a GPU its kernels are what counts: an operation's device time is that of its kernels once more.
-    events = [event for event in events if event.device_type == DeviceType.CUDA] or events
+    on_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    events = [event for event in on_gpu if not event.is_user_annotation] or events  # which span kernels of their own
     first = sorted(events, key=own, reverse=True)[:8]
     total = sum(own(event) for event in events) / 1e6
     return {

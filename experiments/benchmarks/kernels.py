@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the kernels run on a GPU, and torch finds none here")
     device, rows = torch.device("cuda"), []
     gpu.kernels(device)
-    torch.backends.cudnn.benchmark = True  # as in a training and in an evaluation
+    torch.backends.cudnn.benchmark = True  # as in a training (an evaluation takes what cuDNN chooses without)
     of_depthwise = depthwise(device)
     for dtype, layout in ((torch.bfloat16, torch.channels_last), (torch.float32, torch.contiguous_format)):
         for shape in SHAPES:

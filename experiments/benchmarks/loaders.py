@@ -149,6 +149,8 @@ def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float
             start = time.perf_counter()
         count = step + 1 - first
     timing.synchronise(device)
+    if count < 1:
+        raise SystemExit(f"an epoch has {count + first} batches, and the clock starts after {first}: --batch smaller")
     return count * batch / (time.perf_counter() - start)
 
 

@@ -9,10 +9,14 @@ mixed_sizes-<device>.json beside this file (``--out``).
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import numpy as np
+import timing
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,7 +27,7 @@ from pcpad import models
 from pcpad.data.damage import open_rgb
 from pcpad.data.manifest import EXTENSIONS
 from pcpad.data.native import native_sides, order_by_shape
-from pcpad.environment import hardware, pick_device, versions
+from pcpad.environment import hardware, versions
 from pcpad.padding.partial import rescale_border
 
 HERE = Path(__file__).resolve().parent
@@ -135,8 +139,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args(argv)
+    device = timing.device_here(parser, options.device)
     try:
-        device = pick_device(options.device)
         name = models.resolve(options.model)
         images = photographs(options.images, options.count * options.window, options.size)
     except (ValueError, OSError) as error:

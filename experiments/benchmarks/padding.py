@@ -124,6 +124,9 @@ def prepare(options: argparse.Namespace, name: str, doing: str, device: torch.de
     base = models.build(models.resolve(NETWORKS[name]), 1000).to(device, **layout)
     x = torch.randn(options.batch, 3, options.size, options.size, device=device).to(**layout)
     labels = torch.randint(1000, (options.batch,), device=device)
+    if options.compile:  # all ways are of one class: beyond 8 of them they would run uncompiled, without an error
+        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     ways = {}
     for way in options.ways:
         net = network(name, way, base)

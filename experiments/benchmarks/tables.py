@@ -1,4 +1,4 @@
-"""The tables of all results in this folder, as Markdown.
+"""The tables of the results in this folder, as Markdown; those of mixed-size batches stand in README.md.
 
     python experiments/benchmarks/tables.py
 

@@ -71,7 +71,10 @@ class EvalLoader:
         rows = range(len(files)) if rows is None else rows
         own, self.share_of_padding = eval_order(self._transforms, rows, batch_size, rank, world, sizes)
         self._shards = packed(files, own, self._transforms)
-        self._files, self._own = files if self._shards else without_cmyk(files), list(own)
+        self._own, self._files = list(own), list(files)
+        if not self._shards:
+            for index, file in zip(self._own, without_cmyk([files[index] for index in self._own]), strict=True):
+                self._files[index] = file
         self._labels, self._device = torch.tensor(labels, dtype=torch.int64), torch.device(device)
         self._batch_size, self._workers = batch_size, workers
         self._progress = Progress()

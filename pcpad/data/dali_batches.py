@@ -7,6 +7,7 @@ import re
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,9 +23,38 @@ from pcpad.data.damage import DamagedImageError, first_damaged
 from pcpad.ragged import RaggedBatch
 
 _running: set[DALIGenericIterator] = set()  # held here, so that Python's garbage collector never ends a pipeline
-_left: queue.SimpleQueue[tuple[DALIGenericIterator, int]] = queue.SimpleQueue()  # to be ended, with their process
+_left: queue.SimpleQueue[tuple] = queue.SimpleQueue()  # iterators to be ended, with their copies and their process
 _collector = threading.local()  # `runs` in the thread where it does
 _FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")  # in PIL's words
+
+
+class Copies:
+    """Copies of what lies in DALI's memory on a GPU, which is held until they are made.
+
+    DALI takes its memory back, to write the next images there, when Python has dropped the last tensor of it. What
+    torch's stream has still to do with it by then is not waited for.
+    """
+
+    def __init__(self):
+        self._held: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+
+    def of(self, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same tensors, those on a GPU in torch's own memory, as soon as its stream comes to it."""
+        while self._held and self._held[0][0].query():
+            self._held.popleft()
+        lent = [one for one in output.values() if one.is_cuda]
+        made = {name: one.clone() if one.is_cuda else one for name, one in output.items()}
+        if lent:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(lent[0].device))
+            self._held.append((event, lent))
+        return made
+
+    def end(self) -> None:
+        """Wait for the copies that are under way."""
+        for event, _ in self._held:
+            event.synchronize()
+        self._held.clear()
 
 
 class GraphRun:
@@ -36,14 +66,14 @@ class GraphRun:
     """
 
     def __init__(self, iterator: DALIGenericIterator):
-        self._iterator = iterator
+        self._iterator, self._copies = iterator, Copies()
         _running.add(iterator)
-        self._end = weakref.finalize(self, _leave, iterator, os.getpid())
+        self._end = weakref.finalize(self, _leave, iterator, self._copies, os.getpid())
         self._end.atexit = False  # then DALI ends it
 
     def __next__(self) -> list[dict[str, torch.Tensor]]:
         end_left()
-        return next(self._iterator)
+        return [self._copies.of(output) for output in next(self._iterator)]
 
     def checkpoints(self) -> list[bytes]:
         return self._iterator.checkpoints()
@@ -53,8 +83,8 @@ class GraphRun:
         self._end()
 
 
-def _leave(iterator: DALIGenericIterator, process: int) -> None:
-    _left.put((iterator, process))  # of this queue's kind the collector may use one
+def _leave(iterator: DALIGenericIterator, copies: Copies, process: int) -> None:
+    _left.put((iterator, copies, process))  # of this queue's kind the collector may use one
     end_left()
 
 
@@ -62,10 +92,11 @@ def end_left() -> None:
     """Ends the pipelines of the graphs that nothing refers to, but for those of the process that forked this one."""
     while not getattr(_collector, "runs", False):
         try:
-            iterator, process = _left.get_nowait()
+            iterator, copies, process = _left.get_nowait()
         except queue.Empty:
             return
         if process == os.getpid():
+            copies.end()
             for pipeline in iterator._pipes:
                 pipeline._shutdown()
             _running.discard(iterator)

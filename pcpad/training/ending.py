@@ -18,7 +18,10 @@ BEFORE = UNCONVERTED, CONVERTED, RECALIBRATED = "unconverted", "converted", "rec
 
 
 def finish_epoch(training) -> Counts:
-    """Evaluate, record, log and save; an evaluation that fails leaves a checkpoint of the trained epoch."""
+    """Evaluate, record, log and save; an evaluation that fails leaves a checkpoint of the trained epoch.
+
+    In several processes not where one of them alone fails: they save together.
+    """
     job, state, world = training.job, training.state, training.job.world
     world.same(job.model)
     if state.average is not None:
@@ -29,8 +32,9 @@ def finish_epoch(training) -> Counts:
         counts = validate(training, state.evaluated)
     except Interrupted as stop:
         raise training.stop(stop.code, loader) from None
-    except (ValueError, OSError):
-        training.save(loader)
+    except Exception as error:
+        if world.size == 1 or isinstance(error, (ValueError, OSError)):  # which all processes raise together
+            training.save(loader)
         raise
     epoch = state.epoch + 1
     if not np.isfinite(counts.loss):

@@ -163,7 +163,7 @@ def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None
         with training.book or nullcontext():
             counts = begin(training) if state.step == 0 else None
             while state.epoch < settings.epochs:
-                if state.step_in_epoch < training.steps:
+                if state.step_in_epoch < training.steps or job.train_loader.state()["epoch"] == state.epoch:
                     train_epoch(training)
                 counts = finish_epoch(training)
             if job.world.is_main:
@@ -205,19 +205,22 @@ def train_epoch(training: Training) -> None:
             if (i + 1) % every == 0 or i + 1 == training.steps:
                 training.settle()  # no curve has what is not finite, and it is waited for here anyway
                 watch.write()
+        before = job.train_loader.state()
         _, error = watch.fetch(batches, 0)  # let the loader finish its epoch
-        check_agreed(training, job.train_loader.state(), error)
+        check_agreed(training, before, error, None if error else job.train_loader.state())
     finally:
         watch.close()
 
 
-def check_agreed(training: Training, loader: dict, error: Exception | None) -> None:
+def check_agreed(training: Training, loader: dict, error: Exception | None, ended: dict | None = None) -> None:
     """What all processes decide alike between two steps: whether one has failed to read, to stop, to save.
 
     Args:
         loader: the state of this process's loader after the last step.
         error: what this process met when it read the next batch. After a signal it is not looked at: the system may
             have stopped the workers too.
+        ended: at the end of an epoch its loader's state behind it; where a process has not come there, all go on from
+            before.
     """
     world = training.job.world
     asked = code_of(training.signals.asked)
@@ -225,7 +228,7 @@ def check_agreed(training: Training, loader: dict, error: Exception | None) -> N
     if stop or failed or save:
         training.settle()
     if stop:
-        raise training.stop(stop, loader)
+        raise training.stop(stop, ended if ended and not failed else loader)
     if failed:
         world.share(error)
     if save:

@@ -45,7 +45,7 @@ class Signals:
     def __init__(self, told: str = "before the first step: nothing has changed"):
         self._told = told
         self.noted: str | None = None
-        self.waits = False
+        self.waits = self._interrupted = False
         self._before: list[dict] = []
         launched = "TORCHELASTIC_RUN_ID" in os.environ
         self._parent = int(os.environ.get(PARENT, os.getppid())) if launched else None
@@ -68,8 +68,9 @@ class Signals:
 
     def _note(self, number: int, _) -> None:
         name = signal.Signals(number).name
-        if name == "SIGINT" and (self.noted == "SIGINT" or not self.waits):
+        if name == "SIGINT" and (self._interrupted or not self.waits):
             raise KeyboardInterrupt
+        self._interrupted = self._interrupted or name == "SIGINT"
         self.noted = self.noted or name
         if not self.waits:
             raise Stopped(name, f"stopped by {name} {self._told}")

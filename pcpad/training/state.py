@@ -33,8 +33,7 @@ class Sums:
         Args:
             move: the mark, to here.
         """
-        loss, hits = torch.stack([self.loss.double(), self.hits.double()]).tolist()  # a GPU is waited for once
-        now = (loss, int(hits), self.images)
+        now = (self.loss.item(), self.hits.item(), self.images)
         own = [value - before for value, before in zip(now, self.mark, strict=True)]
         self.mark = now if move else self.mark
         loss, hits, images = (sum(values) for values in zip(*world.collect(own), strict=True))

@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+import weakref
 
 import pytest
+import torch
 
 from tests.data.made import eval_loader
 
 pytest.importorskip("nvidia.dali")
 
 from nvidia.dali.pipeline import Pipeline
+
+from pcpad.data.dali_batches import Copies
 
 
 def test_what_a_signal_raises_while_an_evaluation_ends_gets_through(dali, photo_files, monkeypatch):
@@ -25,6 +29,48 @@ def test_what_a_signal_raises_while_an_evaluation_ends_gets_through(dali, photo_
     with pytest.raises(KeyboardInterrupt):
         list(eval_loader(dali, photo_files))
     assert next(signals, None) is None
+
+
+def test_memory_of_dali_is_held_until_it_is_copied(monkeypatch):
+    """A GPU's copies are made long after they were asked for; what lies in it before that is not to be written over."""
+
+    class Lent:
+        is_cuda, device = True, "the GPU"
+
+        def clone(self):
+            return "a copy"
+
+    class Event:
+        made = ()
+
+        def __init__(self):
+            self.over = False
+            Event.made += (self,)
+
+        def record(self, stream):
+            assert stream == "its stream"
+
+        def query(self):
+            return self.over
+
+        def synchronize(self):
+            self.over = True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "its stream")
+    copies, index, there = Copies(), torch.arange(3), []
+    for _ in range(3):
+        images = Lent()
+        there.append(weakref.ref(images))
+        assert copies.of({"images": images, "index": index}) == {"images": "a copy", "index": index}
+        del images
+    assert all(one() for one in there)
+    Event.made[0].over = True
+    copies.of({"index": index})
+    assert [one() is None for one in there] == [True, False, False]
+    copies.end()
+    assert not any(one() for one in there)
+    assert all(event.over for event in Event.made)
 
 
 @pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(3)", 3)])

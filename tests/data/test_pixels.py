@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pcpad.data import cmyk
 from pcpad.data.batch import EvalTransform, TrainTransform
 from tests.data.conftest import picture
 from tests.data.made import CPU, MEAN, STD, eval_loader, eval_transform, pixels, train_loader
@@ -97,6 +98,27 @@ def test_differences_see_another_transform(dali, kind_files, other):
     assert (pixels(ours) - pixels(theirs)).abs().mean() > 0.5
 
 
+def test_a_few_rows_open_their_own_files_alone(dali, kind_files, monkeypatch):
+    """A statistic over some of a million images; their pixels are those of a pass over all, CMYK among them."""
+    files, names = list(kind_files.values()), list(kind_files)
+    rows = [names.index(name) for name in ("cmyk_black", "rgb")]
+    whole = {
+        int(index): image
+        for batch in eval_loader(dali, files)
+        for index, image in zip(batch.index, batch.images, strict=True)
+    }
+    opened, is_cmyk = [], cmyk.is_cmyk
+    monkeypatch.setattr(cmyk, "is_cmyk", lambda path: opened.append(path) or is_cmyk(path))
+    found = {
+        int(i): x
+        for batch in eval_loader(dali, files, rows=rows)
+        for i, x in zip(batch.index, batch.images, strict=True)
+    }
+    assert sorted(opened) == sorted(files[row] for row in rows)
+    assert sorted(found) == sorted(rows)
+    assert all(torch.equal(found[row], whole[row]) for row in rows)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -114,6 +136,22 @@ def test_gpu_evaluation_is_repeatable(loader, photo_files):
     cuda, transform = torch.device("cuda"), eval_transform(64)
     first, second = (eval_images(loader, photo_files, transform, cuda) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_images_stay_as_they_are_while_the_gpu_is_behind(loader, photo_files):
+    """The loader goes on, and each batch is dropped, long before the GPU comes to read it."""
+    cuda, files = torch.device("cuda"), list(photo_files) * 40
+    sums = []
+    for late in (False, True):
+        found = []
+        for batch in eval_loader(loader, files, eval_transform(64), device=cuda):
+            torch.cuda._sleep(2 * 10**8) if late else torch.cuda.synchronize()
+            found.append(batch.images.double().sum((1, 2, 3)))
+            del batch
+        sums.append(torch.cat(found).cpu())
+    assert torch.equal(*sums)
 
 
 def test_crop_beyond_the_image_is_refused(loader, photo_files):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments/benchmarks"
 
@@ -90,6 +91,13 @@ def test_an_entry_counts_by_its_time(monkeypatch):
 def test_the_clock_starts_after_what_any_loader_prepares(monkeypatch):
     warm = load("loaders", monkeypatch).warm
     assert all(warm(workers) > 2 * workers for workers in (0, 1, 2, 16, 64))  # torch's: two batches a worker
+
+
+def test_too_few_batches_to_time_are_an_error(monkeypatch):
+    rate = load("loaders", monkeypatch).rate
+    assert rate(iter([None] * 5), 8, torch.device("cpu"), 4) > 0
+    with pytest.raises(SystemExit, match="an epoch has 4 batches, and the clock starts after 4"):
+        rate(iter([None] * 4), 8, torch.device("cpu"), 4)
 
 
 def test_missing_measures_what_the_results_do_not_have(monkeypatch, tmp_path, capsys):

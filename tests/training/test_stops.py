@@ -78,6 +78,19 @@ def test_what_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("first", [None, "SIGTERM", "SIGHUP"])
+def test_a_second_ctrl_c_is_one_whatever_came_before(first):
+    """So that a step that never ends can be left."""
+    with Signals() as signals:
+        signals.wait()
+        if first:
+            os.kill(os.getpid(), getattr(signal, first))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.asked == (first or "SIGINT")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_signals_opened_twice_are_closed_once():
     before = {name: signal.getsignal(getattr(signal, name)) for name in NOTED}
     with Signals() as outer, outer as inner:

@@ -12,7 +12,9 @@ from pcpad.cli import main
 from pcpad.config import ScheduleSettings
 from pcpad.evaluation.fields import read_records
 from pcpad.training import loop
+from pcpad.training.distributed import World
 from pcpad.training.schedule import learning_rate
+from pcpad.training.state import Sums
 from tests.training.conftest import difference
 
 LOADERS = ["torchvision", "dali"]
@@ -305,3 +307,17 @@ def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys, 
     assert [r["top1"] for r in read_records(tmp_path / "run")] == [
         r["top1"] for r in read_records(tmp_path / "undisturbed")
     ]
+
+
+def test_a_curve_is_read_from_devices_without_float64(monkeypatch):
+    """As Apple's GPUs are; the sums of the second entry are those behind the first."""
+
+    def refused(*_):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    monkeypatch.setattr(torch.Tensor, "double", refused)
+    sums = Sums(torch.tensor(0.0), torch.tensor(0))
+    sums.add(torch.tensor(6.0), torch.tensor(1), 4)
+    assert sums.since_mark(World(), move=True) == (1.5, 25.0)
+    sums.add(torch.tensor(2.0), torch.tensor(4), 4)
+    assert sums.since_mark(World()) == (0.5, 100.0)
