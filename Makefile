@@ -40,6 +40,7 @@ eval: $(READY) ## evaluate RUN (or MODEL with ARGS='--weights FILE') over PADS a
 	@$(PCPAD) eval $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PAD,--padding) $(call option,PADS,--paddings) $(call option,SIZES,--sizes) $(call option,DATA,--data.name) $(call option,OUT,--out) $(ARGS)
 
 border: $(READY) ## what each of PADS does to features near the border: RUN, or MODEL with ARGS='--weights FILE'; no labels needed
+	$(if $(PAD),$(error make border compares paddings: PADS=$(PAD)))
 	@$(PCPAD) border $(call option,RUN,--run) $(call option,MODEL,--model) $(call option,PADS,--paddings) $(call option,SIZES,--size) $(call option,DATA,--data.name) $(call option,SEED,--seed) $(call option,OUT,--out) $(ARGS)
 
 export: $(READY) ## write RUN (or MODEL with ARGS='--weights FILE') in its padding mode: ARGS='--format timm|onnx|torch'
@@ -99,4 +100,4 @@ format: $(READY) ## ruff: mend what it can
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 lock: $(READY) ## resolve the newest versions into requirements.lock
-	@sh scripts/lock.sh
+	@PY=$(PY) sh scripts/lock.sh

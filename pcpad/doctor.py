@@ -260,7 +260,7 @@ def look_at_data(settings: DoctorSettings) -> Iterator[Finding]:
     for split in ("train", "val"):
         if not (root / split).is_dir():
             words = f"{root} has no folder {split}/: training needs train/<class>/ and val/<class>/"
-            yield Finding("data", "problem" if split == "train" else "note", words)
+            yield Finding("data", "problem", words)
             continue
         classes = class_folders(root / split)
         yield Finding("data", "ok", f"{root / split}: {len(classes):,} classes ({classes[0]} to {classes[-1]})")

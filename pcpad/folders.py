@@ -28,7 +28,7 @@ def result_folder(folder: Path, result: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         remove_empty(created)
         raise OSError(f"the folder {folder} cannot be written ({error.strerror}); choose another with --out") from error

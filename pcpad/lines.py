@@ -12,6 +12,8 @@ from pcpad.folders import reason
 def append_line(path: Path, entry: dict) -> None:
     """Add an entry to a file of JSON lines; a line that was cut off while it was written makes room for it.
 
+    A last line that lacks nothing but its end stays, as `read_lines` reads it.
+
     Raises:
         OSError: it could not be written; names the file and the free space.
     """
@@ -21,10 +23,23 @@ def append_line(path: Path, entry: dict) -> None:
             file.seek(max(end - 1, 0))
             if file.read(1) not in (b"", b"\n"):
                 file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+                content = file.read()
+                start = content.rfind(b"\n") + 1
+                if is_entry(content[start:]):
+                    file.write(b"\n")
+                else:
+                    file.truncate(start)
             file.write(json.dumps(entry).encode() + b"\n")
     except OSError as error:
         raise OSError(f"{path} could not be written: {reason(path, error)}") from error
+
+
+def is_entry(line: bytes) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except ValueError:
+        return False
 
 
 def read_lines(

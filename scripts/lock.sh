@@ -1,9 +1,10 @@
 #!/bin/sh
 # Resolve the newest allowed versions into the lock files, with hashes, for every platform and Python from 3.11.
 set -eu
+PY=${PY:-.venv/bin/python}  # of an environment with uv
 
 lock() {
-    .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+    "$PY" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-header "$@"
 }
 lock pyproject.toml --extra harness --extra slurm --extra export --group dev --output-file requirements.lock

@@ -71,3 +71,7 @@ class BorderSettings:
             check_subject(self, "look at")
         elif self.run is not None or self.model is not None:
             raise ValueError("--redraw DIR draws records that are there: it goes without --run and --model")
+        elif self.out is not None or self.paddings != "all":
+            raise ValueError(
+                "--redraw DIR draws what is there, into the same folder: it goes without --out and --paddings"
+            )

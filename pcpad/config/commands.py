@@ -17,6 +17,8 @@ def check_subject(settings, verb: str) -> None:
         raise ValueError("--weights belongs to --model; a run has its own checkpoints (--checkpoint last|best)")
     if settings.run is not None and settings.model_kwargs:
         raise ValueError("--model_kwargs belongs to --model; the network of a run is the one that was trained")
+    if settings.model is not None and (settings.checkpoint != "last" or settings.ema is not None):
+        raise ValueError("--checkpoint and --ema choose among the weights of a run; those of --model are --weights")
     if settings.model is not None and settings.weights is None:
         raise ValueError(f"--model {settings.model} needs --weights: a file, a name, or `pretrained`")
 
@@ -72,6 +74,10 @@ class EvalSettings:
         check_size(self.size)
         check(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         check_subject(self, "evaluate")
+        if self.data.native:
+            raise ValueError(
+                "--data.native is for training: here images keep their aspect ratio with --sizes native:224"
+            )
         for one, many in (("padding", "paddings"), ("size", "sizes")):
             if getattr(self, one) is not None and getattr(self, many) is not None:
                 raise ValueError(f"give --{one} or --{many}, not both")

@@ -26,6 +26,6 @@ def check(ok: bool, name: str, value, wants: str) -> None:
         raise ValueError(f"{name} must be {wants}, not {value!r}")
 
 
-def check_size(size: int | None) -> None:
+def check_size(size: int | None, name: str = "size") -> None:
     """Raise unless `size` is None or positive."""
-    check(size is None or size >= 1, "size", size, "at least 1 pixel")
+    check(size is None or size >= 1, name, size, "at least 1 pixel")

@@ -81,8 +81,8 @@ class ProgressiveSettings:
     """linearly up to here, in multiples of 32 pixels; at once if both are the same."""
 
     def __post_init__(self):
-        check_size(self.start)
-        check_size(self.end)
+        check_size(self.start, "progressive.start")
+        check_size(self.end, "progressive.end")
         check(self.from_epoch >= 0, "progressive.from_epoch", self.from_epoch, "at least 0")
         check(self.to_epoch >= self.from_epoch, "progressive.to_epoch", self.to_epoch, "at least from_epoch")
         if self.start is None and (self.end is not None or self.to_epoch):

@@ -138,7 +138,7 @@ def write_reasons(folder: Path, subject: Subject, reasons: dict[tuple[str, str],
     keys = (*about, "padding", "size")
     kept = [line for line in lines if tuple({"on_small": "raise", **line}.get(key) for key in keys) not in known]
     if new or kept != lines:
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *new]))
         os.replace(temporary, path)
 

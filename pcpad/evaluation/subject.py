@@ -64,6 +64,8 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         models.scale_input(model, name)
     weights.load_state(model, weights.unwrap(state), str(path))
     preprocess = PreprocessSettings(**trained["preprocess"])
+    ramped = content.get("power", trained["power"])  # of a ramp that is under way; of another mode its own
+    power = ramped if trained["padding"] == "partial" else trained["power"]
     return Subject(
         name=name,
         model=model,
@@ -75,7 +77,7 @@ def subject_of_run(settings: EvalSettings) -> Subject:
         size=trained["size"],
         native=trained["data"].get("native", False),
         padding=trained["padding"],
-        power=content.get("power", trained["power"]) if settings.power is None else settings.power,
+        power=power if settings.power is None else settings.power,
         on_small=settings.on_small or trained["on_small"],
         kwargs=trained.get("model_kwargs", {}),
         facts={

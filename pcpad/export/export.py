@@ -14,6 +14,7 @@ from pcpad.data.batch import EvalTransform
 from pcpad.environment import versions
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
 from pcpad.export import folder, graphs
+from pcpad.folders import remove_empty
 from pcpad.padding import convert
 from pcpad.padding.modes import canonical
 from pcpad.probe import probe
@@ -40,6 +41,7 @@ def export(settings: ExportSettings) -> Path:
     if settings.format == "onnx":
         graphs.check_onnx()
     partial = out.with_name(f".{out.name}.{uuid4().hex[:8]}.partial")
+    created = [path for path in out.parents if not path.exists()]
     try:
         partial.mkdir(parents=True)
         if settings.format == "timm":
@@ -60,6 +62,7 @@ def export(settings: ExportSettings) -> Path:
         raise OSError(f"{out} could not be written ({error.strerror or error}); choose another with --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        remove_empty(created)
     numbers = "the same numbers" if apart == 0 else f"the same numbers to {apart:.0e} of the largest"
     counts = ", ".join(str(len(x)) for x in images)
     say(f"checked: for batches of {counts} random images what was written gives {numbers}")

@@ -72,15 +72,15 @@ class Child:
         return f"killed by {signal.Signals(-code).name}; {last}" if code < 0 else last
 
 
-def claim(plan: Plan, task) -> ExitStack | None:
-    """The right to evaluate a run for a study, until it is closed; None where another process has it.
+def claim(task) -> ExitStack | None:
+    """The right to evaluate a run for any study, until it is closed; None where another process has it.
 
     A training takes the lock of its folder itself.
     """
     hold = ExitStack()
     if task.kind == "eval":
         try:
-            hold.enter_context(locked(Path("runs", plan.name, "evaluating", task.run.name)))
+            hold.enter_context(locked(task.run.folder.parent / "evaluating" / task.run.name))
         except ValueError:
             return None
     return hold

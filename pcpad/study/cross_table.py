@@ -123,9 +123,9 @@ def differences(plan: Plan, cells: dict[tuple, list[dict]]) -> dict[tuple, tuple
 
 
 def planned(plan: Plan) -> int:
-    """How many comparisons to the padding of the training a study plans."""
-    groups = {(plan.label(run), run.padding): run for run in plan.runs}
-    return sum(padding != own for (_, own), run in groups.items() for padding, _ in plan.cells(run))
+    """How many comparisons to the padding of the training a study plans: of the runs that are evaluated with it."""
+    groups = {(plan.label(run), run.padding): plan.cells(run) for run in plan.runs}
+    return sum(p != own and (own, size) in cells for (_, own), cells in groups.items() for p, size in cells)
 
 
 def difference_text(plan: Plan, cells: dict[tuple, list[dict]]) -> list[str]:
@@ -213,7 +213,7 @@ def size_differences(plan: Plan, cells: dict[tuple, list[dict]]) -> dict[tuple, 
 
 def planned_sizes(plan: Plan) -> int:
     """How many comparisons to the baseline a study plans, one for each network, padding and size."""
-    groups = {(plan.label(run), run.padding) for run in plan.runs}
+    groups = {(plan.label(run), run.padding) for run in plan.runs if (run.padding, plan.sizes[0]) in plan.cells(run)}
     others = [label for label, padding in groups if padding != plan.baseline and (label, plan.baseline) in groups]
     return len(others) * len(plan.sizes)
 

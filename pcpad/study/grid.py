@@ -104,6 +104,7 @@ def runs_of(study: str, file: Path, content: dict, data: str | None) -> list[Run
                 f"power={resolved.power} has a meaning for partial padding only, not for {padding}: vary it in a study "
                 "of partial padding alone, or take partial_sqrt as a padding beside the others",
             )
+            wrong(resolved.epochs, file, "epochs: 0 trains nothing, and a study is made of the epochs of its runs")
             parts = [model, padding, f"s{seed}", *(f"{key}_{text_of(value)}" for key, value in varied.items())]
             name = re.sub(r"[^\w.=+-]", "_", "-".join(parts))
             runs.append(Run(name, Path("runs", study, name), varied, resolved, tuple(arguments)))

@@ -48,7 +48,7 @@ class Outcome:
 def run_study(settings: StudyRunSettings) -> int:
     """Run what is missing of a study; returns the exit code: 0, 1 if a run has failed, 130 if it was stopped.
 
-    A run that is to be evaluated and has no weights here counts as failed.
+    A run that was trained, is to be evaluated and has no weights here counts as failed.
 
     Raises:
         ValueError: the study cannot be run; nothing was started.
@@ -63,6 +63,7 @@ def run_study(settings: StudyRunSettings) -> int:
         show(plan, runs, states, recorded)
         return 0
     collect(plan)
+    recorded = results_of(plan)  # with what was evaluated elsewhere
     bad = [run.name for run in runs if states[run.name].kind in REFUSED or lost(plan, run, states[run.name], recorded)]
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)
@@ -220,7 +221,7 @@ def work(
                 task = None if asked.times else again(queue.pop(0))
                 if task is None:
                     continue
-                if (hold := claim(plan, task)) is None:
+                if (hold := claim(task)) is None:
                     say(f"left {task.run.name}: another process evaluates it")
                     continue
                 children[place] = start(plan, task, slots[place], hold)

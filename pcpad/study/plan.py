@@ -154,14 +154,15 @@ def load_plan(study: str, data: str | None = None) -> Plan:
         sizes=sizes,
         published=published_of(file, content.get("published")),
         cost=cost_of(file, content.get("cost"), runs),
-        tables=tables_of(file, content),
+        tables=tables_of(file, content, source),
     )
 
 
 def find(study: str) -> Path:
     """The folder of a study; raises ValueError naming those there are."""
-    for folder in (HOME / study, Path(study), Path(study).parent):
-        if (folder / FILE).is_file() and (folder != Path(study).parent or Path(study).name == FILE):
+    named = Path(study)
+    for folder in (HOME / study, named, *([named.parent] if named.name == FILE else [])):
+        if (folder / FILE).is_file():
             return folder
     known = sorted(path.parent.name for path in HOME.glob(f"*/{FILE}"))
     listed = f"choose from {', '.join(known)}, or a path" if known else f"no folder of {HOME}/ here has a {FILE}"
@@ -237,12 +238,14 @@ def cost_of(file: Path, content, runs: list[Run]) -> Cost | None:
     return Cost(how, str(content.get("unit", "GPU hours")), hours)
 
 
-def tables_of(file: Path, content: dict) -> tuple[str, ...]:
+def tables_of(file: Path, content: dict, source: str | None) -> tuple[str, ...]:
     """The kinds of table to make."""
     kinds = content["tables"]
     wrong(isinstance(kinds, list) and kinds, file, f"tables: must be a list of {', '.join(TABLES)}, not {kinds!r}")
     known_keys(file, dict.fromkeys(map(str, kinds)), TABLES, "tables: ")
     wrong(len(set(kinds)) == len(kinds), file, f"tables: one stands there twice in {kinds!r}")
+    others = [kind for kind in kinds if kind in ("training", "published")]
+    wrong(source is None or not others, file, f"tables: {' and '.join(others)} belong to the study {source!r}")
     wrong("published" not in kinds or "published" in content, file, "tables: published needs published: FILE")
     crossed = [kind for kind in kinds if kind in ("cross", "resolution")]
     wrong(not crossed or content.get("evaluate") is not None, file, f"tables: {' and '.join(crossed)} need evaluate:")

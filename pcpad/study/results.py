@@ -45,9 +45,9 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         entries = results_of(plan)
         launches = read_launches(plan)
         for run in plan.runs if runs is None else runs:
-            entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
             state = state_of(run, entries.get(("run", run.name, None, None)))
             if state.kind == DONE:
+                entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
                 entries = {key: e for key, e in entries.items() if not of_earlier_weights(e, run, state)}
             for entry in entries_of(plan, run, state, entries, launches):
                 entries[key_of(entry)] = entry

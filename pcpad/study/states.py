@@ -1,6 +1,7 @@
 """How far a run of a study is, read from its folder without torch."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
     if its_digest != own_digest:
         lines = differences_from(run, about["settings"])
         return State(CHANGED, "; ".join(lines) or "an older pcpad's settings", about=about)
+    if not same_weights(run, about.get("weights_digest")):
+        return State(CHANGED, f"weights: {about['weights_digest']} -> {run.settings.weights}", about=about)
     try:
         history = epochs_of(folder, about["id"])
     except (ValueError, KeyError, TypeError) as error:
@@ -75,7 +78,20 @@ def is_recorded(run: Run, entry: dict | None) -> bool:
     """Whether an entry of the results is this run, finished and with the settings of today's plan."""
     if not entry or entry.get("status") != "done":
         return False
-    return entry["settings_digest"] == run.digest(entry["record"]["loader"])
+    alike = entry["settings_digest"] == run.digest(entry["record"]["loader"])
+    return alike and same_weights(run, entry["record"].get("weights_digest"))
+
+
+def same_weights(run: Run, digest: str | None) -> bool:
+    """Whether a run began with weights of the kind that the plan names, which no settings digest holds.
+
+    Args:
+        digest: a library's name of its weights, or the digest of a file, whose content the plan does not state.
+    """
+    planned = run.settings.weights
+    if planned is None or digest is None or planned == digest:
+        return planned == digest
+    return bool(Path(planned).suffix or "/" in planned) and re.fullmatch("[0-9a-f]{12}", digest) is not None
 
 
 def epochs_of(folder: Path, run_id: str) -> list[dict]:

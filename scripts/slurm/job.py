@@ -119,7 +119,7 @@ class Training(Command):
             command += ["--nodes", str(self.nodes), "--rendezvous", rendezvous()]
         if any(Path(self.out, "checkpoints").glob("step-*.pt")):
             # with its settings, so that a run of others is refused and not taken for this one
-            return [*command, "--resume", self.out, *without(self.arguments, ("--recipe", "--weights"))]
+            return [*command, "--resume", self.out, *without(self.arguments, ("--recipe", "--weights", "--config"))]
         return [*command, *self.arguments, "--out", self.out]
 
 

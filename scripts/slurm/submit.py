@@ -36,11 +36,12 @@ class Wanted:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Submit; prints a line for each job. Returns the exit code: 0, 1 for a failure, 2 for a mistake in the call."""
+    """Submit; prints a line for each job. Returns the exit code: 0, 1 for a failure, 2 for unknown options."""
     argv = list(sys.argv[1:] if argv is None else argv)
     own, train = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     options = make_parser().parse_args(own)
     try:
+        refuse_unused(options)
         wanted = study_jobs(options, train) if options.study else grid(options.out, options.each, train)
         check(wanted)
         jobs = submit(wanted, options)
@@ -73,6 +74,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--slurm", action="append", default=[], metavar="NAME=VALUE", help="any option of sbatch")
     parser.add_argument("--logs", help="folder of the jobs' logs (slurm beside --out)")
     return parser
+
+
+def refuse_unused(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option of a study where there is none."""
+    for name in () if options.study else ("only", "data"):
+        if getattr(options, name) is not None:
+            told = ", and the images of a training stand behind --: -- --data.name DIR" if name == "data" else ""
+            raise ValueError(f"--{name} belongs to --study{told}")
 
 
 def count(text: str) -> int:
@@ -139,8 +148,8 @@ def check(wanted: list[Wanted]) -> None:
     from pcpad.cli import train_settings
 
     for one in wanted:
-        if one.task == "train":
-            train_settings(list(one.arguments))
+        if one.task == "train" and train_settings(list(one.arguments)) is None:
+            raise ValueError("what stands behind -- asks for help or shows settings, and would train nothing")
 
 
 def submit(wanted: list[Wanted], options: argparse.Namespace) -> list:

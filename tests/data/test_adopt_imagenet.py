@@ -106,6 +106,14 @@ def misplace(root):
     os.rename(path, root / "val" / WNIDS[1] / path.name)
 
 
+def number_from(name):
+    def rename(root):
+        path = next((root / "val" / WNIDS[0]).iterdir())
+        os.rename(path, path.with_name(name))
+
+    return rename
+
+
 def lose_flat(root):
     flatten(root)
     next((root / "val").iterdir()).unlink()
@@ -129,6 +137,8 @@ def double_flat(root):
         (rename_class, r"1 classes are missing \(n01443537\); 1 folders are no class of it \(cat\)"),
         (remove_image, r"train has 8 images, ImageNet 9: 1 are missing"),
         (misplace, r"1 images of .*val lie in another class folder than by the devkit's ground truth: n01443537/"),
+        (number_from("ILSVRC2012_val_00000008.JPEG"), r"1 images of .*val lie in another class folder"),
+        (number_from("ILSVRC2012_val_00000000.JPEG"), r"1 images of .*val lie in another class folder"),
         (lose_flat, r"val lacks 1 of 7 validation images: ILSVRC2012_val_0000000"),
         (foreign_flat, r"holds what is no validation image of ImageNet: valprep.sh"),
         (double_flat, r"has 1 validation images twice"),

@@ -136,6 +136,14 @@ def test_a_layer_that_keeps_its_own_padding_asks_for_no_more():
         net(torch.ones(1, 1, 3, 3))
 
 
+def test_a_layer_with_a_forward_of_its_own_keeps_its_needs():
+    """As accelerate's hooks set it."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2))
+    pcpad.convert(net, "reflect")
+    net[0].forward = net[0].forward
+    assert [layer.smallest_map for layer in pcpad.inspect(net, "reflect", 8, channels=1).geometry] == [(3, 3)]
+
+
 def test_a_network_that_passes_masks_on():
     class Two(nn.Module):
         def __init__(self):

@@ -135,6 +135,20 @@ def test_what_cannot_be_evaluated_here_is_told_how_it_could(write, fake, capsys)
     assert f"results.jsonl, move runs/tiny/{ZEROS} away" in capsys.readouterr().out
 
 
+def test_what_was_evaluated_elsewhere_needs_no_weights(write, fake, capsys):
+    """Results of jobs that do not collect, and then the checkpoints are deleted to make room."""
+    folder = write(evaluate=EVALUATE, **DATA)
+    assert go() == 0
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    (folder / "results.jsonl").write_text("".join(f"{x}\n" for x in lines if json.loads(x)["kind"] == "run"))
+    for run in (ZEROS, PARTIAL):
+        Path("runs/tiny", run, "checkpoints/last.pt").unlink()
+    capsys.readouterr()
+    assert go() == 0
+    assert "cannot be evaluated" not in capsys.readouterr().out
+    assert sum(e["kind"] == "evaluation" for e in read_results(folder)) == 4
+
+
 def test_a_run_of_another_process_is_said_to_be_left(write, fake, capsys):
     write(**DATA)
     folder = Path("runs/tiny", ZEROS)

@@ -119,7 +119,7 @@ def adopt(root: Path, archives: Path, edition: Edition) -> dict:
             f"{wnid}/{name}"
             for wnid in edition.wnids
             for name in sorted(os.listdir(root / "val" / wnid))
-            if (number := VAL_NAME.fullmatch(name)) and truth[int(number[1]) - 1] != wnid
+            if VAL_NAME.fullmatch(name) and truth[number_of(name) - 1 : number_of(name)] != [wnid]
         ]
         if misplaced:
             raise ValueError(

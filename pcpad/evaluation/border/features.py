@@ -51,7 +51,8 @@ def features(model: nn.Module, layers: list[str], images: Tensor, keep=lambda ca
     """What some layers give for a batch, in one forward pass.
 
     Args:
-        keep: function of a call's name and its output to what is kept of it.
+        keep: function of a call's name and its output to what is kept of it, which is copied: an activation behind the
+            layer may change the output in place.
 
     Returns:
         Name of each call to its output, in the order of the calls.
@@ -63,7 +64,8 @@ def features(model: nn.Module, layers: list[str], images: Tensor, keep=lambda ca
         def hook(module, args, output):
             calls[name] += 1
             call = name if calls[name] == 1 else f"{name} (call {calls[name]})"
-            found[call] = keep(call, output)
+            kept = keep(call, output)
+            found[call] = kept.clone() if isinstance(kept, Tensor) else kept
 
         return hook
 

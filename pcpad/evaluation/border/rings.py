@@ -7,6 +7,11 @@ LARGEST_MAP = 16
 """Side of the largest mean map that is recorded whole, in positions."""
 
 
+def wide(values: Tensor) -> Tensor:
+    """Values in float64: on their device, or on the CPU where that has no float64, as Apple's GPUs."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def ring_index(height: int, width: int) -> Tensor:
     """Distance of each position of a map from the border, in feature positions.
 
@@ -33,7 +38,7 @@ def over_rings(values: Tensor, rings: Tensor) -> Tensor:
     Returns:
         float64 ``(..., number of rings)``.
     """
-    flat = values.double().flatten(-2)
+    flat = wide(values).flatten(-2)
     sums = flat.new_zeros(*flat.shape[:-1], int(rings.max()) + 1)
     return sums.index_add_(-1, rings.flatten().to(flat.device), flat)
 
@@ -56,9 +61,10 @@ class FidelitySums:
 
     def add(self, features: Tensor, true: Tensor) -> None:
         """Count a batch: features with padding and with true context, both ``(N, C, H, W)``."""
-        difference = features.double() - true.double()
+        features, true = wide(features), wide(true)
+        difference = features - true
         self.error += over_rings(difference.square().sum((0, 1)), self.rings).cpu()
-        self.true += over_rings(true.double().square().sum((0, 1)), self.rings).cpu()
+        self.true += over_rings(true.square().sum((0, 1)), self.rings).cpu()
 
 
 class MeanMap:
@@ -84,7 +90,7 @@ class MeanMap:
 
     def add(self, features: Tensor) -> None:
         """Count a batch of features ``(N, C, H, W)``."""
-        features = features.double()
+        features = wide(features)
         over_images = features.sum(0)
         self.sums += over_rings(over_images, self.rings).cpu()
         self.squares += over_rings(features.square().sum(0), self.rings)[:, self.first :].sum(1).cpu()

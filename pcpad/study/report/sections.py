@@ -14,6 +14,7 @@ from pcpad.lines import read_lines
 from pcpad.statistics import decimals, mcnemar, rounded, rounded_p, wilson
 from pcpad.study import plan as study_plan
 from pcpad.study.entries import read_results
+from pcpad.study.grid import Run
 from pcpad.study.markdown import table as markdown_table
 from pcpad.study.plan import HOME, load_plan
 from pcpad.study.report import facts
@@ -30,6 +31,7 @@ from pcpad.study.report.study_charts import (
     training_charts,
 )
 from pcpad.study.results import paired
+from pcpad.study.states import is_recorded
 from pcpad.study.tables import tables_of
 
 EVALUATION = {"schema", "model", "padding", "size", "n", "top1", "settings_digest", "checkpoint"}
@@ -141,12 +143,19 @@ def study_blocks(plan) -> list[Block]:
     curves = training_charts(plan, entries) if plan.source is None else []
     blocks += [Block("Training", charts=tuple(curves))] if curves else []
     names = {run.name: plan.label(run) for run in plan.runs}
-    own = [entry | {"model": names[entry["name"]]} for entry in entries if is_done(entry) and entry["name"] in names]
+    runs = {run.name: run for run in plan.runs}
+    shown = [entry for entry in entries if entry["name"] in runs and is_shown(entry, runs[entry["name"]])]
+    own = [entry | {"model": names[entry["name"]]} for entry in shown if is_done(entry)]
     done = facts.surgery({run.name: run.folder for run in plan.runs}, own) if plan.source is None else None
     blocks += [Block("Surgery", done)] if done else []
-    settings = [made for made in (facts.run_facts(entries), facts.evaluation_facts(entries)) if made]
+    settings = [made for made in (facts.run_facts(shown), facts.evaluation_facts(shown)) if made]
     blocks += [Block("How it was made", joined(settings, "\n"))] if settings else []
     return blocks
+
+
+def is_shown(entry: dict, run: Run) -> bool:
+    """Whether the tables count an entry of a run: it was made with the settings of today's plan."""
+    return is_recorded(run, entry) if entry["kind"] == "run" else run.made(entry.get("run_digest"))
 
 
 def is_done(entry: dict) -> bool:
@@ -214,27 +223,40 @@ def paired_table(folder: Path, records: list[dict]) -> str:
     """
     shown = [record for record in records if record["checkpoint"] != "epoch"]
     alike = ("model", "run", "step", "checkpoint", "weights_digest", "manifest_digest", "size", "amp", "ema", "loader")
+    alike += ("preprocess", "on_small")
     groups: dict[str, list[tuple[str, dict]]] = {}
     for record, subject in zip(shown, subjects_of(shown), strict=True):
         groups.setdefault(json.dumps([record.get(key) for key in alike]), []).append((subject, record))
     rows = []
     for group in groups.values():
-        of = {record["padding"]: record for _, record in group}
-        base = of.get(group[0][1].get("padding_trained"), of.get("zeros"))
+        base = base_of([record for _, record in group])
         for subject, record in group if base else ():
             pair = paired(folder, record, base) if record["padding"] != base["padding"] else None
             if pair:
                 this, other, n = pair["only_this"], pair["only_other"], record["n"]
                 points = rounded(100 * (this - other) / n, decimals(None, 100 / n), True)
                 p = rounded_p(mcnemar(this, other))
-                rows.append(
-                    [subject, record["size"], record["padding"], base["padding"], points, str(this), str(other), p]
-                )
+                rows.append([subject, record["size"], named(record), named(base), points, str(this), str(other), p])
     if not rows:
         return ""
     told = "Difference in points of top-1 on the same images; p by McNemar's exact test, not adjusted for their number."
     head = ["network", "size", "padding", "against", "difference", "right with it alone", "with the other alone", "p"]
     return f"{told}\n\n{markdown_table(head, rows, 4)}"
+
+
+def base_of(records: list[dict]) -> dict | None:
+    """The evaluation with the padding of the training, or else with zeros; of several powers that of 1 first."""
+    for padding in (records[0].get("padding_trained"), "zeros"):
+        found = [record for record in records if record["padding"] == padding]
+        if found:
+            return min(found, key=lambda record: record.get("power", 1.0) != 1.0)
+    return None
+
+
+def named(record: dict) -> str:
+    """The padding of a record, with its power where that is not the usual one."""
+    power = record.get("power", 1.0)
+    return f"partial, power {power:g}" if record["padding"] == "partial" and power != 1.0 else record["padding"]
 
 
 def border_blocks(records: list[dict], within: str) -> list[Block]:

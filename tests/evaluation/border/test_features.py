@@ -14,7 +14,7 @@ from pcpad.evaluation.border.features import (
     reaches,
     total_stride,
 )
-from pcpad.evaluation.border.rings import FidelitySums
+from pcpad.evaluation.border.rings import FidelitySums, wide
 from tests.zoo.redraw import redraw
 
 
@@ -25,6 +25,31 @@ def whole_weights(model: nn.Module) -> nn.Module:
         for parameter in model.double().parameters():
             parameter.copy_(torch.randint(-2, 3, parameter.shape))
     return model.eval()
+
+
+def test_an_activation_in_place_does_not_change_what_was_kept():
+    torch.manual_seed(0)
+    conv, images = nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        found = features(nn.Sequential(conv, nn.ReLU(inplace=True)), ["0"], images)
+        part = features(nn.Sequential(conv, nn.ReLU(inplace=True)), ["0"], images, lambda _, y: y[..., 1:3, 2:4])
+        assert torch.equal(found["0"], conv(images))
+        assert torch.equal(part["0"], conv(images)[..., 1:3, 2:4])
+
+
+def test_sums_on_devices_without_float64():
+    """As Apple's GPUs: what is summed goes to the CPU first."""
+
+    class There:
+        device = torch.device("mps")
+
+        def double(self):
+            raise TypeError("the MPS framework doesn't support float64")
+
+        def cpu(self):
+            return torch.ones(2)
+
+    assert wide(There()).dtype == torch.float64
 
 
 def fidelity_sums(model, layers, size, margin, moved=0):
