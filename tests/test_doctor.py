@@ -113,6 +113,9 @@ def test_data_that_is_not_there(capsys, monkeypatch, tmp_path):
     (tmp_path / "half/val/cat").mkdir(parents=True)
     code, text = look(capsys, "--data", str(tmp_path / "half"))
     assert (code, "has no folder train/" in text, "val: 1 classes (cat to cat)" in text) == (1, True, True)
+    (tmp_path / "whole/train/cat").mkdir(parents=True)
+    code, text = look(capsys, "--data", str(tmp_path / "whole"))
+    assert (code, "has no folder val/" in text) == (1, True)  # with which every training would be refused
     monkeypatch.setenv("IMAGENET", str(tmp_path / "gone"))
     code, text = look(capsys)
     assert (code, f"since IMAGENET={tmp_path}/gone" in text, "is no folder" in text) == (1, True, True)

@@ -7,7 +7,19 @@ import sys
 import pytest
 
 from pcpad.folders import read_text, write_whole
-from pcpad.lines import COUNT, FINITE, NOTHING, POSITIVE, TEXT, TRUTH, WHOLE, list_of, read_lines, wrong_field
+from pcpad.lines import (
+    COUNT,
+    FINITE,
+    NOTHING,
+    POSITIVE,
+    TEXT,
+    TRUTH,
+    WHOLE,
+    append_line,
+    list_of,
+    read_lines,
+    wrong_field,
+)
 
 
 def wrong(entry: dict) -> str | None:
@@ -44,6 +56,18 @@ def test_a_last_line_that_was_cut_off_is_none_and_a_whole_one_is_looked_at(tmp_p
     path.write_bytes(b'{"n": 1, "name": null}\n{"n": -2, "name": null}')
     with pytest.raises(ValueError, match=r"line 2, is damaged \(its n is -2"):
         read_lines(path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"), [(b'{"n": 2, "na', False), (b'{"n": 2, "name": "b"}', True), (b"[2]", False), (b"", False)]
+)
+def test_an_entry_is_added_behind_a_line_without_its_end(tmp_path, last, kept):
+    """An editor may write no end, and a full disk cut off anything; what is whole is never removed."""
+    path, first = tmp_path / "a.jsonl", b'{"n": 1, "name": "a"}\n'
+    path.write_bytes(first + last)
+    append_line(path, {"n": 3, "name": "c"})
+    assert path.read_bytes() == first + (last + b"\n" if kept else b"") + b'{"n": 3, "name": "c"}\n'
+    assert [entry["n"] for entry in read_lines(path, wrong)] == ([1, 2, 3] if kept else [1, 3])
 
 
 def test_kinds():

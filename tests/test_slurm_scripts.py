@@ -48,6 +48,12 @@ def test_a_grid_has_a_run_for_each_combination(tmp_path):
         (["--", "--gpus", "8", "--out=x"], "--gpus and --out cannot stand behind --"),
         (["--each", "padding=zeros,partail", "--", "--modle", "x"], "unknown option --modle; did you mean 'model'?"),
         (["--each", "epochs=3,-1"], "epochs must be at least 1, not -1"),
+        (
+            ["--data", "/x"],
+            "--data belongs to --study, and the images of a training stand behind --: -- --data.name DIR",
+        ),
+        (["--only", "*partial*"], "--only belongs to --study"),
+        (["--", "--help"], "would train nothing"),
         ([], "there is no sbatch here: submit from a machine of a Slurm cluster"),
     ],
 )
@@ -156,7 +162,16 @@ def test_the_command_of_a_node(tmp_path, monkeypatch):
     (out / "run.json").write_text("{}")
     assert train.command()[1:] == new  # killed before its first checkpoint: pcpad starts over, or refuses
     (out / "checkpoints/step-00000007.pt").touch()
-    train.arguments += ["--recipe", "paper", "--seed=3", "--weights=pretrained", "--ema", "0.9"]
+    train.arguments += [
+        "--recipe",
+        "paper",
+        "--seed=3",
+        "--weights=pretrained",
+        "--config",
+        "mine.yaml",
+        "--ema",
+        "0.9",
+    ]
     train.nodes = 2
     monkeypatch.setenv("SLURM_JOB_ID", "41234")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[07-08]")

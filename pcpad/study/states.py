@@ -58,7 +58,7 @@ def state_of(run: Run, recorded: dict | None = None) -> State:
         lines = differences_from(run, about["settings"])
         return State(CHANGED, "; ".join(lines) or "an older pcpad's settings", about=about)
     if not same_weights(run, about.get("weights_digest")):
-        return State(CHANGED, f"weights: {about['weights_digest']} -> {run.settings.weights}", about=about)
+        return State(CHANGED, f"weights: {about.get('weights_digest')} -> {run.settings.weights}", about=about)
     try:
         history = epochs_of(folder, about["id"])
     except (ValueError, KeyError, TypeError) as error:

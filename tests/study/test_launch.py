@@ -153,6 +153,27 @@ def test_other_settings_in_a_run_s_folder_are_neither_used_nor_touched(write, fa
     )
 
 
+def test_other_weights_are_other_runs(write, fake, capsys):
+    """No digest of the settings holds what a run began with."""
+    settings = {"size": 32, "epochs": 2, "batch_size": 12, "optim.lr": 0.01, "data.loader": "torchvision"}
+    write(**DATA)
+    assert go() == 0
+    for weights in ("pretrained", "some/file.pth"):
+        write(settings=settings | {"weights": weights}, **DATA)
+        assert states() == [CHANGED, CHANGED]
+        assert state_of(load_plan("tiny").runs[0]).detail == f"weights: None -> {weights}"
+        Path("runs").rename("elsewhere")
+        assert states() == [MISSING, MISSING]  # nor are they those of the results
+        Path("elsewhere").rename("runs")
+    write(**DATA)
+    assert states() == [DONE, DONE]
+    for digest, alike in (("0123456789ab", True), ("pretrained", False)):
+        for path in Path("runs/tiny").glob("*/run.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_digest": digest}))
+        write(settings=settings | {"weights": "some/file.pth"}, **DATA)
+        assert states() == [DONE if alike else CHANGED] * 2
+
+
 def test_done_needs_every_epoch_of_this_very_run(write, fake, capsys):
     """Negative controls: a record less, of another run, of a step between, and a checkpoint that was not yet saved."""
     write(**DATA)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,26 +51,45 @@ def test_an_error_of_the_bookkeeping_stops_what_runs(write, fake, monkeypatch):
     assert states()[0] == INTERRUPTED  # it was asked to stop, and has saved
 
 
+@contextmanager
+def evaluating(name: str):
+    """Another process that has the right to evaluate a run of the study tiny."""
+    code = (
+        "from pcpad.lock import locked; from pathlib import Path\n"
+        f"with locked(Path('runs/tiny/evaluating/{name}')): print('up', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == "up\n"
+        yield
+        other.communicate("\n")
+
+
 def test_two_of_one_study_do_not_evaluate_a_run_twice(write, fake, capsys):
     write(evaluate=EVALUATE, **DATA)
     fake(evaluation="not now")
     assert go(only="*zeros*") == 1
     fake()
-    code = (
-        "from pcpad.lock import locked; from pathlib import Path\n"
-        f"with locked(Path('runs/tiny/evaluating/{ZEROS}')): print('up', flush=True); input()"
-    )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
-        assert other.stdout.readline() == "up\n"
+    with evaluating(ZEROS):
         assert go(only="*zeros*") == 0
         assert f"left {ZEROS}: another process evaluates it" in capsys.readouterr().out
-        other.communicate("\n")
     plan = load_plan("tiny")
     assert len(missing_cells(plan, plan.runs[0], results_of(plan))) == 2
     assert go(only="*zeros*") == 0
     assert missing_cells(plan, plan.runs[0], results_of(plan)) == []
     assert not Path("runs/tiny/evaluating").exists() or not list(Path("runs/tiny/evaluating").iterdir())
+
+
+def test_two_studies_do_not_evaluate_one_run_at_once(write, fake, capsys):
+    write(**DATA)
+    assert go() == 0
+    nothing = dict.fromkeys(("grid", "recipe", "settings"))
+    write("cross", **nothing, **{"from": "tiny"}, evaluate=EVALUATE, tables=["cross"])
+    with evaluating(ZEROS):  # for another study of the same runs
+        assert run_study(StudyRunSettings("cross", only="*zeros*")) == 0
+    assert f"left {ZEROS}: another process evaluates it" in capsys.readouterr().out
+    plan = load_plan("cross")
+    assert len(missing_cells(plan, plan.runs[0], results_of(plan))) == 2
 
 
 def test_a_run_none_of_whose_missing_cells_can_be_is_complete(write, fake):

@@ -64,6 +64,23 @@ def test_defaults(write):
     assert load_plan("experiments/tiny/study.yaml") == plan
 
 
+@pytest.mark.parametrize("named", [".", "./", "study.yaml", "../tiny"])
+def test_a_study_is_named_from_its_own_folder(named, write, monkeypatch):
+    monkeypatch.chdir(write().resolve())
+    assert load_plan(named).name == "tiny"
+    with pytest.raises(ValueError, match=r"unknown study '\.\.'"):
+        load_plan("..")
+
+
+def test_a_table_of_trainings_belongs_to_the_study_that_trains(write):
+    write()
+    nothing = dict.fromkeys(("grid", "recipe", "settings"))
+    evaluate = {"paddings": ["zeros"], "sizes": [32]}
+    write("other", **nothing, evaluate=evaluate, tables=["training", "cross"], **{"from": "tiny"})
+    with pytest.raises(ValueError, match="tables: training belong to the study 'tiny'"):
+        load_plan("other")
+
+
 def test_the_runs_of_another_study(write):
     write(data="/images", cost={"how": "measured", "unit": "core hours", "hours": 0.5})
     write(
@@ -98,6 +115,7 @@ def test_the_runs_of_another_study(write):
         ({"grid": GRID | {"model": ["resnet18"]}}, "grid.model: 'resnet18' must name its library: torchvision/NAME"),
         ({"grid": GRID | {"accumulate": [1, 0]}}, "accumulate must be at least 1, not 0"),
         ({"settings": {"epochs": 0}}, "epochs must be at least 1, not 0"),
+        ({"recipe": "adapt", "settings": {"epochs": 0, "weights": "w.pt"}}, "epochs: 0 trains nothing, and a study is"),
         ({"settings": {"epochs": "many"}}, "epochs: Expected a whole number"),
         ({"settings": {"epcohs": 1}}, "unknown setting 'epcohs'; did you mean 'epochs'?"),
         ({"settings": {"seed": 1}}, "settings.seed: the grid says that"),

@@ -72,6 +72,14 @@ def test_settings_versions_and_hardware_of_every_run(study):
     assert "settings.padding" in differing[0]
 
 
+def test_runs_of_an_older_plan_are_not_said_to_be_how_it_was_made(study):
+    lines = [json.loads(line) for line in (study / "results.jsonl").read_text().splitlines()]
+    for line in lines[:2]:
+        line["settings_digest"], line["hardware"] = "of an older plan", "an abacus"
+    (study / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "an abacus" not in built("tiny")
+
+
 def test_what_a_study_says_is_text(study):
     text = built("tiny")
     assert "<script>alert" not in text

@@ -117,6 +117,28 @@ def test_paddings_are_compared_on_the_same_images(tmp_path, monkeypatch):
     assert second[1:] == [["net (w.pth)", "64", "partial", "zeros", "-67", "1", "5", "0.22"]]
 
 
+def test_what_is_compared_differs_in_its_padding_alone(tmp_path, monkeypatch):
+    """Two crops, each with zeros and with partial padding, which the training had; and partial at another power."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "some"
+    (folder / "records").mkdir(parents=True)
+    common = whole_record(model="timm/net", checkpoint="last", n=6, weights_digest="w", padding_trained="partial")
+    lines, found = [], {0.875: {"zeros": 2, "partial": 6}, 1.0: {"zeros": 5, "partial": 3}}
+    cells = [(crop, padding, 1.0, right) for crop, of in found.items() for padding, right in of.items()]
+    for crop, padding, power, right in [*cells, (1.0, "partial", 0.5, 0)]:
+        name = f"{padding}-{crop}-{power}"
+        more = {"padding": padding, "power": power, "preprocess": {"crop_pct": crop}, "top1": right}
+        lines.append(common | more | {"settings_digest": name, "predictions": f"records/{name}.npz"})
+        top5 = (np.arange(6) >= right).astype(int)[:, None]
+        np.savez(folder / f"records/{name}.npz", label=np.zeros(6, int), top5=top5, index=np.arange(6))
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, second, *_ = check_page(built("--records", str(folder))).tables
+    assert [row[2:7] for row in second[1:]] == [
+        ["zeros", "partial", "-67", "0", "4"],
+        ["zeros", "partial", "+33", "2", "0"],
+    ]
+
+
 def test_bars_of_one_size_do_not_hide_each_other():
     """They are drawn beside each other, near their size, and inside the axes."""
     points = (Point(32, 50.0, 40.0, 60.0), Point(64, 55.0, 45.0, 65.0))

@@ -82,6 +82,20 @@ def test_a_failure_replaces_no_finished_run(finished):
     assert {e["status"] for e in collect(plan)} == {"done"}
 
 
+def test_a_failed_evaluation_is_stated_where_its_folder_is_not(finished):
+    """By another clone too, which has the results alone."""
+    plan, folder = finished
+    collect(plan)
+    failed = {"kind": "evaluation", "name": plan.runs[0].name, "status": "failed", "model": "m", "padding": "zeros"}
+    failed |= {"seed": 0, "varied": {}, "exit_code": 1, "error": "no", "log": "l", "time": "now"}
+    with open(folder / "results.jsonl", "a") as file:
+        file.write(json.dumps(failed) + "\n")
+    Path("runs").rename("elsewhere")
+    assert [e["error"] for e in collect(plan) if e["status"] == "failed"] == ["no"]
+    Path("elsewhere").rename("runs")
+    assert not [e for e in collect(plan) if e["status"] == "failed"]  # here nothing is missing
+
+
 def test_what_a_cluster_s_jobs_have_noted_counts_by_its_time(write):
     """A file for each run. A failure that a later start has mended is none; one that came last is, wherever it ran."""
     folder = write(data="/images")

@@ -170,6 +170,23 @@ def test_cross_and_resolution(write):
     assert "- test_byobnet, zeros: 7 evaluations" in tables_of(plan, entries)[0]
 
 
+def test_comparisons_that_cannot_be_made_are_not_counted(write):
+    """Of what was trained with reflect nothing is evaluated with reflect, so there is nothing to compare with."""
+    grid = {"model": ["timm/test_byobnet"], "padding": ["zeros", "partial", "reflect"], "seed": [0, 1, 2]}
+    evaluate = {"paddings": ["zeros", "partial"], "sizes": [32, 64]}
+    write(grid=grid, evaluate=evaluate, tables=["cross", "resolution"], data="/images")
+    plan = load_plan("tiny")
+    zeros, partial = ([run for run in plan.runs if run.padding == p] for p in ("zeros", "partial"))
+    entries = [
+        evaluation(run, p, "32", top1) for run in zeros for p, top1 in (("zeros", 600 + 20 * run.settings.seed),)
+    ]
+    entries += [evaluation(run, "partial", "32", 500) for run in zeros]
+    entries += [evaluation(run, "partial", "32", 700 + 10 * run.settings.seed) for run in partial]
+    cross, resolution = tables_of(plan, entries)[0].split("by the side of the image in pixels")
+    assert "over the 4 comparisons of the study" in cross  # two trainings, one other padding each, two sizes
+    assert "over the 2 comparisons of the study" in resolution  # partial against zeros at two sizes
+
+
 def test_resolution_compares_each_size_with_the_baseline(write):
     """The numbers of Welch's test in the headline (62 and 70, deviations 2), of 1,000 images, at one size of two."""
     write(grid=GRID, evaluate={"paddings": "own", "sizes": [32, 64]}, tables=["resolution"])

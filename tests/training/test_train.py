@@ -309,6 +309,27 @@ def test_an_epoch_is_not_lost_with_its_evaluation(call, tmp_path, data, capsys, 
     ]
 
 
+def test_a_run_with_the_root_of_the_ratio_is_evaluated_with_the_whole_one(call, tmp_path, capsys):
+    """A checkpoint's power is that of a ramp of partial padding; partial_sqrt has a power of its own."""
+    assert call("train", padding="partial_sqrt", epochs=1, **{"schedule.warmup_epochs": 0}) == 0
+    assert call("eval", run="run", paddings="partial,partial_sqrt") == 0
+    found = {r["padding"]: r["power"] for r in read_records(tmp_path / "run") if r["checkpoint"] == "last"}
+    assert found == {"partial": 1.0, "partial_sqrt": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "timm/test_resnet", "weights": "w.pt", "ema": "true"}, "--checkpoint and --ema choose among the"),
+        ({"model": "timm/test_resnet", "weights": "w.pt", "checkpoint": "best"}, "those of --model are --weights"),
+        ({"run": "run", "data.native": "true"}, "--data.native is for training"),
+    ],
+)
+def test_an_option_that_an_evaluation_would_not_read_is_refused(call, capsys, options, message):
+    assert call("eval", **options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_curve_is_read_from_devices_without_float64(monkeypatch):
     """As Apple's GPUs are; the sums of the second entry are those behind the first."""
 

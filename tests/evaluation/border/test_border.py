@@ -246,6 +246,8 @@ def test_a_folder_without_images_is_named(model, tmp_path, capsys):
         (["--run", "x", "--images", "0"], "images must be at least 1, not 0"),
         (["--run", "x", "--margin", "0"], "margin must be at least 1 pixel, not 0"),
         (["--run", "x", "--redraw", "y"], "it goes without --run and --model"),
+        (["--redraw", "y", "--out", "z"], "it goes without --out and --paddings"),
+        (["--redraw", "y", "--paddings", "zeros"], "it goes without --out and --paddings"),
         (["--run", "x", "--data.native"], "--data.native has no meaning here"),
         (["--run", "x", "--pading", "zeros"], "unknown option --pading; did you mean 'paddings'?"),
     ],
