@@ -12,7 +12,7 @@ from pcpad.study.children import Asked, Child, claim, end, start, stop
 from pcpad.study.grid import Run
 from pcpad.study.listing import lost, notices, show, trained_results
 from pcpad.study.plan import FILE, Plan, check_names, load_plan
-from pcpad.study.results import collect, covered, results_of
+from pcpad.study.results import collect, covered, results_of, with_folders
 from pcpad.study.states import DONE, INTERRUPTED, REFUSED, RUNNABLE, RUNNING, State, state_of
 from pcpad.training.signals import STOPPED
 
@@ -56,14 +56,14 @@ def run_study(settings: StudyRunSettings) -> int:
     plan = load_plan(settings.study, settings.data)
     check_names(plan)
     runs = chosen(plan, settings.only)
-    recorded = results_of(plan)
+    if not settings.dry_run:
+        collect(plan)
+    recorded = with_folders(plan) if settings.dry_run else results_of(plan)
     trained = trained_results(plan, recorded)
     states = {run.name: state_of(run, trained.get(("run", run.name, None, None))) for run in runs}
     if settings.dry_run:
         show(plan, runs, states, recorded)
         return 0
-    collect(plan)
-    recorded = results_of(plan)  # with what was evaluated elsewhere
     bad = [run.name for run in runs if states[run.name].kind in REFUSED or lost(plan, run, states[run.name], recorded)]
     outcome, slots = Outcome([], bad, []), slots_of(settings)
     tasks = training_tasks(plan, runs, states)

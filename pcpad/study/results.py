@@ -42,15 +42,7 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         runs: which ones to look at; all if None.
     """
     with alone(plan.folder):
-        entries = results_of(plan)
-        launches = read_launches(plan)
-        for run in plan.runs if runs is None else runs:
-            state = state_of(run, entries.get(("run", run.name, None, None)))
-            if state.kind == DONE:
-                entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
-                entries = {key: e for key, e in entries.items() if not of_earlier_weights(e, run, state)}
-            for entry in entries_of(plan, run, state, entries, launches):
-                entries[key_of(entry)] = entry
+        entries = with_folders(plan, runs)
         order = {run.name: i for i, run in enumerate(plan.runs)}
         lines = sorted(entries.values(), key=lambda e: (order.get(e["name"], len(order)), e["kind"] != "run"))
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
@@ -58,6 +50,20 @@ def collect(plan: Plan, runs: tuple[Run, ...] | None = None) -> list[dict]:
         if text != (read_text(path) if path.is_file() else ""):  # as text: a loss that is nan equals no other
             write_whole(path, text)
     return list(entries.values())
+
+
+def with_folders(plan: Plan, runs: tuple[Run, ...] | None = None) -> dict[tuple, dict]:
+    """The entries by `key_of`, with what runs have written since; nothing is changed. Arguments as of `collect`."""
+    entries = results_of(plan)
+    launches = read_launches(plan)
+    for run in plan.runs if runs is None else runs:
+        state = state_of(run, entries.get(("run", run.name, None, None)))
+        if state.kind == DONE:
+            entries.pop(("evaluation", run.name, None, None), None)  # a failure, which is stated again if it lasts
+            entries = {key: e for key, e in entries.items() if not of_earlier_weights(e, run, state)}
+        for entry in entries_of(plan, run, state, entries, launches):
+            entries[key_of(entry)] = entry
+    return entries
 
 
 @contextmanager

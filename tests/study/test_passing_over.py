@@ -164,6 +164,10 @@ def test_what_was_evaluated_elsewhere_needs_no_weights(write, fake, capsys):
     for run in (ZEROS, PARTIAL):
         Path("runs/tiny", run, "checkpoints/last.pt").unlink()
     capsys.readouterr()
+    before = (folder / "results.jsonl").read_bytes()
+    assert go(dry_run=True) == 0
+    assert "4 evaluations: 0 missing" in capsys.readouterr().out
+    assert (folder / "results.jsonl").read_bytes() == before
     assert go() == 0
     assert "cannot be evaluated" not in capsys.readouterr().out
     assert sum(e["kind"] == "evaluation" for e in read_results(folder)) == 4
