@@ -188,8 +188,10 @@ def limit(options: argparse.Namespace) -> float:
     a = torch.randn(side, side, device=options.device, dtype=dtype)
     kept = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")  # as convolutions are
-    seconds = timing.in_turn({"product": lambda: a @ a}, 5, options.device)["product"]
-    torch.set_float32_matmul_precision(kept)
+    try:
+        seconds = timing.in_turn({"product": lambda: a @ a}, 5, options.device)["product"]
+    finally:
+        torch.set_float32_matmul_precision(kept)
     return 2 * side**3 / min(seconds)
 
 

@@ -299,10 +299,11 @@ def inspect(
 
 
 def follows(conv: nn.Conv2d) -> bool:
-    """Whether a convolution of a stand-in is one that `convert` would pad; else it pads by its own ``padding_mode``."""
-    return (
-        conv.padding_mode == "zeros" or behaviour_of(conv) is not None
-    )  # one with a forward of its own keeps its mode
+    """Whether a convolution of a stand-in is one that `convert` would pad; else it pads by its own ``padding_mode``.
+
+    A converted one that has a forward of its own keeps its mode in the stand-in.
+    """
+    return conv.padding_mode == "zeros" or behaviour_of(conv) is not None
 
 
 def layer_geometry(conv: nn.Conv2d, name: str, maps: list, mode: str, smallest: int | None) -> LayerGeometry:
