@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcpad.padding import convert
-from pcpad.padding.inspection import stand_in
+from pcpad.padding.trial import stand_in
 
 GROWTH = 2**7 * 3 * 5 * 7
 """Pixels that an input is enlarged by to see the stride of a layer: every stride in use divides it."""
