@@ -55,7 +55,7 @@ def recipe_file(name: str) -> Path:
 def train_settings(argv: list[str]) -> TrainSettings | None:
     """Settings of ``pcpad train``: configs/base.yaml, the recipe, ``--config`` files, then the command line.
 
-    With ``--resume DIR`` the run's own settings take the place of base and recipe.
+    With ``--resume DIR`` the run's own settings take the place of base and recipe; what else is given has to agree.
     """
     first = parse(TrainSettings, argv, "train", check=False)
     if first is None:
@@ -64,9 +64,16 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
         saved = Path(first.resume) / "settings.yaml"
         if not saved.is_file():
             raise ValueError(f"--resume {first.resume}: no run there ({saved} does not exist)")
-        for option in ("recipe", "out", "weights"):
-            if getattr(first, option) is not None:
-                raise ValueError(f"--resume goes on with the run's own settings: --{option} cannot be given with it")
+        own = parse(TrainSettings, [], "train", [saved], check=False)
+        for option in ("recipe", "weights"):  # what the run was made of, which the settings alone do not tell
+            given, its = getattr(first, option), getattr(own, option)
+            if given not in (None, its):
+                raise ValueError(
+                    f"--resume goes on with the run's own settings: --{option} {given} cannot be given with it, "
+                    f"the run has {its or 'none'}"
+                )
+        if any(word.partition("=")[0] == "--out" for word in argv):  # that of a file is of a new run
+            raise ValueError("--resume goes on in the run's own folder: --out cannot be given with it")
         settings = parse(TrainSettings, argv, "train", [saved])
         return settings and replace(settings, out=first.resume)
     data = first.data.name

@@ -179,11 +179,30 @@ def test_mistakes_are_one_line_and_exit_2(argv, message, capsys):
     assert err.count("\n") == 1
 
 
-def test_resume_refuses_what_it_would_ignore(tmp_path, capsys):
+@pytest.mark.parametrize("option", ["recipe", "weights"])
+@pytest.mark.parametrize("place", ["line", "file"])
+def test_resume_refuses_what_it_would_ignore(option, place, tmp_path, capsys):
+    """What is the run's own may stand there, as in a job that begins a run or goes on with it by the same words."""
+    run, mine = tmp_path / "run", tmp_path / "mine.yaml"
+    run.mkdir()
+    mine.write_text(f"{option}: other\nout: {tmp_path / 'elsewhere'}\n")
+    given = [f"--{option}", "other"] if place == "line" else ["--config", str(mine)]
+    for own, told in (("", "the run has none"), (f"{option}: paper\n", "the run has paper")):
+        (run / "settings.yaml").write_text(f"epochs: 3\n{own}")
+        assert main(["train", "--resume", str(run), *given]) == 2
+        assert f"--{option} other cannot be given with it, {told}" in capsys.readouterr().err
+    (run / "settings.yaml").write_text(f"epochs: 3\n{option}: other\n")
+    settings = train_settings(["--resume", str(run), *given, "--optim.lr", "0.5"])
+    assert (settings.out, getattr(settings, option), settings.optim.lr) == (str(run), "other", 0.5)
+    over = train_settings(["--config", str(mine), f"--{option}=other", "--resume", str(run)])
+    assert over.out == str(run)
+
+
+def test_resume_stays_in_its_folder(tmp_path, capsys):
     (tmp_path / "settings.yaml").write_text("epochs: 3\n")
-    for option in ("recipe", "out"):
-        assert main(["train", "--resume", str(tmp_path), f"--{option}", "paper"]) == 2
-        assert f"--{option} cannot be given with it" in capsys.readouterr().err
+    for argv in (["--out", "x"], ["--out=x"]):
+        assert main(["train", "--resume", str(tmp_path), *argv]) == 2
+        assert "goes on in the run's own folder: --out cannot be given with it" in capsys.readouterr().err
 
 
 def test_a_missing_harness_is_named(monkeypatch, capsys):

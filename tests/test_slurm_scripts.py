@@ -54,6 +54,7 @@ def test_a_grid_has_a_run_for_each_combination(tmp_path):
         ),
         (["--only", "*partial*"], "--only belongs to --study"),
         (["--", "--help"], "would train nothing"),
+        (["--", "--print_config"], "would train nothing"),
         ([], "there is no sbatch here: submit from a machine of a Slurm cluster"),
     ],
 )
@@ -126,7 +127,7 @@ def test_a_mistake_in_a_study_is_named(argv, message, sent, capsys):
     assert not sent
 
 
-def test_a_finished_run_s_missing_evaluations_are_submitted(tmp_path, sent, monkeypatch):
+def test_a_finished_run_s_missing_evaluations_are_submitted(tmp_path, sent, monkeypatch, capsys):
     """The command that `pcpad study run` would start for them, with the run's whole path."""
     from pcpad.study import launch
     from pcpad.study.states import DONE, State
@@ -143,6 +144,10 @@ def test_a_finished_run_s_missing_evaluations_are_submitted(tmp_path, sent, monk
     assert (one.task, one.out) == ("eval", str(folder))
     assert one.arguments == ("--run", str(folder), "--paddings", "reflect", "--sizes", "32,64")
     assert job.Evaluation(one.out, [*one.arguments], one.note).command()[1:4] == ["-m", "pcpad", "eval"]
+    (folder / "checkpoints/last.pt").unlink()
+    assert submit.main(["--study", "other"]) == 1
+    told = f"evaluations are missing, and 1 of the runs have no weights here ({folder.name}); pcpad study run other"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["--gpus", "0"], ["--nodes", "x"], []])
@@ -177,7 +182,7 @@ def test_the_command_of_a_node(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NODELIST", "node[07-08]")
     monkeypatch.setattr(job, "slurm", lambda *command: {"hostnames": "node07\nnode08\n"}[command[2]])
     expected = ["--gpus", "8", "--nodes", "2", "--rendezvous", "node07:21234", "--resume", str(out)]
-    expected += ["--model", "resnet18", "--seed=3", "--ema", "0.9"]  # the run is refused if it has others
+    expected += train.arguments  # the run is refused if it has others
     assert train.command()[4:] == expected
 
 

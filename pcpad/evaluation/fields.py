@@ -23,6 +23,7 @@ NEEDED = {
 }
 OPTIONAL = {
     "run_digest": TEXT | NOTHING,
+    "weights_digest": TEXT | NOTHING,
     "predictions": TEXT,
     "padding_trained": TEXT | NOTHING,
     "power": FINITE,

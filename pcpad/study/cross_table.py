@@ -20,6 +20,7 @@ from pcpad.study.entries import NOT_APPLICABLE
 from pcpad.study.grid import Run, pattern_of
 from pcpad.study.markdown import table
 from pcpad.study.plan import Plan
+from pcpad.study.states import is_evaluated
 from pcpad.study.training_table import half_of, loaders_of, same_images
 
 
@@ -39,7 +40,7 @@ def cells_of(plan: Plan, entries: list[dict], status: str = "done") -> dict[tupl
         if entry["kind"] != "evaluation" or run is None or entry["status"] != status:
             continue
         cell = entry["padding_evaluated"], entry["size"]
-        if cell in plan.cells(run) and run.made(entry["run_digest"]):
+        if cell in plan.cells(run) and is_evaluated(run, entry):
             cells.setdefault((plan.label(run), run.padding, *cell), []).append(entry)
     if status == "done":
         same_images([entry for found in cells.values() for entry in found])

@@ -18,6 +18,8 @@ from pcpad.training.signals import STOPPED
 
 STOP_CODES = (STOPPED, 130)
 """Exit codes of a command that was asked to stop and can go on."""
+PAUSE = 1.0
+"""Seconds between two looks at a run that another process evaluates."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,17 @@ def missing_tasks(study: str, only: str | None, data: str | None) -> tuple[Plan,
     check_names(plan)
     recorded = results_of(plan)
     runs = chosen(plan, only)
-    states = {run.name: state_of(run, recorded.get(("run", run.name, None, None))) for run in runs}
+    trained = trained_results(plan, recorded)
+    states = {run.name: state_of(run, trained.get(("run", run.name, None, None))) for run in runs}
     training = training_tasks(plan, runs, states)
     if training:
         need_data(plan)
     tasks = [*training, *evaluation_tasks(plan, runs, Outcome([], [], []))]
+    if not tasks and (gone := [run.name for run in runs if lost(plan, run, states[run.name], recorded)]):
+        raise ValueError(
+            f"study {plan.name}: evaluations are missing, and {len(gone)} of the runs have no weights here "
+            f"({', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}); pcpad study run {plan.call} says what to do"
+        )
     if not tasks and plan.source is not None:
         raise ValueError(f"study {plan.name}: there is nothing to evaluate; study {plan.source_call} trains its runs")
     if not tasks:
@@ -210,28 +218,39 @@ def work(
     """Do the tasks, as many at a time as there are slots; Ctrl-C stops what runs, and starts nothing more.
 
     So does an error of the bookkeeping, a full disk for example: what runs saves before the error goes on.
+    A run that another process evaluates is waited for: it may be of another study, which fills other cells.
 
     Args:
         again: looks anew at a task just before it is started: another process may have done it.
     """
-    queue, children = list(tasks), {}
+    queue, held, children, look, told = list(tasks), [], {}, 0.0, set()
     try:
-        while children or (queue and not asked.times):
+        while children or ((queue or held) and not asked.times):
+            if not queue and time.monotonic() >= look:
+                queue, held = held, []
             for place in [i for i in range(len(slots)) if i not in children][: len(queue)]:
-                task = None if asked.times else again(queue.pop(0))
+                if asked.times:
+                    break
+                first = queue.pop(0)
+                task = again(first)
                 if task is None:
+                    if first.run.name in told:  # what the other process has brought
+                        collect(plan, (first.run,))
                     continue
                 if (hold := claim(task)) is None:
-                    say(f"left {task.run.name}: another process evaluates it")
+                    held, look = [*held, task], time.monotonic() + PAUSE
+                    if task.run.name not in told:
+                        say(f"{task.run.name} waits until another process has evaluated it")
+                    told.add(task.run.name)
                     continue
                 children[place] = start(plan, task, slots[place], hold)
                 say(f"started {task.kind} {task.run.name} ({len(queue)} more to start), log {children[place].log}")
-            if asked.times:
+            if asked.times and children:
                 say(f"stopping {len(children)}: each saves after its step; Ctrl-C again ends them at once")
                 stop([child.process for child in children.values()], asked)
             for place in [i for i, child in children.items() if child.process.poll() is not None]:
                 finish(plan, children.pop(place), outcome, stopping=asked.times > 0)
-            if children:
+            if children or held:
                 time.sleep(0.05)
     except BaseException:
         stop([child.process for child in children.values()], asked)

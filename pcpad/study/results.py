@@ -16,7 +16,7 @@ from pcpad.lines import NOTHING, NUMBER, TEXT, TRUTH, WHOLE, append_line, read_l
 from pcpad.study.entries import FILE, NOT_APPLICABLE, key_of, read_results
 from pcpad.study.grid import Run
 from pcpad.study.plan import Plan
-from pcpad.study.states import DONE, State, is_recorded, state_of
+from pcpad.study.states import DONE, State, is_evaluated, is_recorded, state_of
 
 LAUNCHES = "launches.jsonl"
 JOBS = "jobs"
@@ -244,7 +244,7 @@ def missing_cells(plan: Plan, run: Run, entries: dict[tuple, dict]) -> list[tupl
 
     def is_there(padding: str, size: str) -> bool:
         entry = entries.get(("evaluation", run.name, padding, size))
-        return entry is not None and run.made(entry["run_digest"])
+        return entry is not None and is_evaluated(run, entry)
 
     return [cell for cell in plan.cells(run) if not is_there(*cell)]
 

@@ -82,6 +82,13 @@ def is_recorded(run: Run, entry: dict | None) -> bool:
     return alike and same_weights(run, entry["record"].get("weights_digest"))
 
 
+def is_evaluated(run: Run, entry: dict) -> bool:
+    """Whether an evaluation of the results is of this run, with the settings and the weights of today's plan."""
+    if not run.made(entry.get("run_digest")):
+        return False
+    return entry["status"] != "done" or same_weights(run, entry["record"].get("weights_digest"))
+
+
 def same_weights(run: Run, digest: str | None) -> bool:
     """Whether a run began with weights of the kind that the plan names, which no settings digest holds.
 
@@ -91,7 +98,8 @@ def same_weights(run: Run, digest: str | None) -> bool:
     planned = run.settings.weights
     if planned is None or digest is None or planned == digest:
         return planned == digest
-    return bool(Path(planned).suffix or "/" in planned) and re.fullmatch("[0-9a-f]{12}", digest) is not None
+    may_be_file = Path(planned).suffix or "/" in planned or Path(planned).is_file()
+    return bool(may_be_file) and re.fullmatch("[0-9a-f]{12}", digest) is not None
 
 
 def epochs_of(folder: Path, run_id: str) -> list[dict]:

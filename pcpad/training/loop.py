@@ -183,6 +183,7 @@ def train_epoch(training: Training) -> None:
     job.model.train()
     if settings.adapt.freeze_norms:
         freeze_norms(job.model)
+    training.ramp()  # a stop before the first step saves the power that is in force
     if state.step_in_epoch == 0:
         seed_epoch(settings.seed, state.epoch, world.rank)
         state.sums = state.new_sums()

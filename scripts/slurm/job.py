@@ -119,7 +119,7 @@ class Training(Command):
             command += ["--nodes", str(self.nodes), "--rendezvous", rendezvous()]
         if any(Path(self.out, "checkpoints").glob("step-*.pt")):
             # with its settings, so that a run of others is refused and not taken for this one
-            return [*command, "--resume", self.out, *without(self.arguments, ("--recipe", "--weights", "--config"))]
+            return [*command, "--resume", self.out, *self.arguments]
         return [*command, *self.arguments, "--out", self.out]
 
 
@@ -155,16 +155,6 @@ class LastWords:
     def last(self) -> str:
         """The last line that is not empty."""
         return self._line or "it has said nothing"
-
-
-def without(arguments: list[str], names: tuple[str, ...]) -> list[str]:
-    """Arguments less some options and their values: ``--name value`` or ``--name=value``."""
-    kept, skip = [], False
-    for word in arguments:
-        if not skip and word.partition("=")[0] not in names:
-            kept.append(word)
-        skip = not skip and word in names
-    return kept
 
 
 def is_main() -> bool:

@@ -148,7 +148,10 @@ def check(wanted: list[Wanted]) -> None:
     from pcpad.cli import train_settings
 
     for one in wanted:
-        if one.task == "train" and train_settings(list(one.arguments)) is None:
+        if one.task != "train":
+            continue
+        shows = {"--print_config", "--print-config"} & set(one.arguments)
+        if train_settings(list(one.arguments)) is None or shows:
             raise ValueError("what stands behind -- asks for help or shows settings, and would train nothing")
 
 

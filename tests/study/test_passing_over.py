@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pcpad.config import StudyRunSettings
-from pcpad.study import launch
+from pcpad.study import children, launch
 from pcpad.study.entries import read_results
 from pcpad.study.launch import run_study
 from pcpad.study.plan import load_plan
@@ -61,35 +62,75 @@ def evaluating(name: str):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         assert other.stdout.readline() == "up\n"
-        yield
-        other.communicate("\n")
+        yield other
+        other.stdin.close()
 
 
-def test_two_of_one_study_do_not_evaluate_a_run_twice(write, fake, capsys):
+@contextmanager
+def ends_at_its_wait(other, monkeypatch, before=lambda: None):
+    """Let the other process end when it is first waited for; yields what was said until then."""
+    said, say = [], launch.say
+
+    def listen(line):
+        say(line)
+        said.append(line)
+        if "waits until" in line:
+            before()
+            other.communicate("\n")
+
+    monkeypatch.setattr(launch, "say", listen)
+    monkeypatch.setattr(launch, "PAUSE", 0.01)
+    yield said
+
+
+def test_two_of_one_study_do_not_evaluate_a_run_twice(write, fake, monkeypatch):
+    """The second waits, and finds nothing left to do."""
     write(evaluate=EVALUATE, **DATA)
     fake(evaluation="not now")
     assert go(only="*zeros*") == 1
     fake()
-    with evaluating(ZEROS):
-        assert go(only="*zeros*") == 0
-        assert f"left {ZEROS}: another process evaluates it" in capsys.readouterr().out
     plan = load_plan("tiny")
-    assert len(missing_cells(plan, plan.runs[0], results_of(plan))) == 2
-    assert go(only="*zeros*") == 0
+
+    def evaluate():
+        task = launch.evaluation_task(plan, plan.runs[0])
+        subprocess.run([*children.PROGRAM, *task.command], check=True)
+
+    with evaluating(ZEROS) as other, ends_at_its_wait(other, monkeypatch, evaluate) as said:
+        assert go(only="*zeros*") == 0
+    assert f"{ZEROS} waits until another process has evaluated it" in said
+    assert not [line for line in said if line.startswith("started eval")]
     assert missing_cells(plan, plan.runs[0], results_of(plan)) == []
     assert not Path("runs/tiny/evaluating").exists() or not list(Path("runs/tiny/evaluating").iterdir())
 
 
-def test_two_studies_do_not_evaluate_one_run_at_once(write, fake, capsys):
+def test_a_wait_for_another_evaluation_can_be_broken_off(write, fake, monkeypatch):
+    write(evaluate=EVALUATE, **DATA)
+    fake(evaluation="not now")
+    assert go(only="*zeros*") == 1
+    fake()
+    say = launch.say
+
+    def interrupt(line):
+        say(line)
+        if "waits until" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(launch, "say", interrupt)
+    with evaluating(ZEROS):
+        assert go(only="*zeros*") == 130
+
+
+def test_two_studies_do_not_evaluate_one_run_at_once(write, fake, monkeypatch):
+    """They want other cells of it: each gets its own."""
     write(**DATA)
     assert go() == 0
     nothing = dict.fromkeys(("grid", "recipe", "settings"))
     write("cross", **nothing, **{"from": "tiny"}, evaluate=EVALUATE, tables=["cross"])
-    with evaluating(ZEROS):  # for another study of the same runs
+    with evaluating(ZEROS) as other, ends_at_its_wait(other, monkeypatch) as said:  # for another study
         assert run_study(StudyRunSettings("cross", only="*zeros*")) == 0
-    assert f"left {ZEROS}: another process evaluates it" in capsys.readouterr().out
+    assert f"{ZEROS} waits until another process has evaluated it" in said
     plan = load_plan("cross")
-    assert len(missing_cells(plan, plan.runs[0], results_of(plan))) == 2
+    assert missing_cells(plan, plan.runs[0], results_of(plan)) == []
 
 
 def test_a_run_none_of_whose_missing_cells_can_be_is_complete(write, fake):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pcpad.cli import main
@@ -10,10 +11,10 @@ from pcpad.study.entries import read_results
 from pcpad.study.plan import load_plan
 from pcpad.study.report.charts import Chart, Panel, Point, Series
 from pcpad.study.report.figures import svg_of
-from pcpad.study.report.sections import record_table
+from pcpad.study.report.sections import is_shown, paired_table, record_table
 from pcpad.study.report.study_charts import record_charts
 from pcpad.study.results import collect, missing_cells
-from pcpad.study.states import DAMAGED, state_of
+from pcpad.study.states import DAMAGED, same_weights, state_of
 from pcpad.study.tables import tables_of
 from tests.study.pages import whole_record
 from tests.study.test_launch import ZEROS
@@ -94,6 +95,51 @@ def test_a_power_that_the_training_ended_with_is_its_own(finished):
         Path("experiments/tiny/results.jsonl").unlink(missing_ok=True)
         cells = [e["padding_evaluated"] for e in collect(plan) if e["name"] == run.name and "size" in e]
         assert cells == left
+
+
+@pytest.mark.parametrize("trained", [0.5, 1.0, None])
+def test_evaluations_are_paired_with_that_of_the_power_of_the_training(trained, tmp_path):
+    """Of three images each evaluation has others right, so that only one table of pairs is right."""
+    right = {("partial", 0.5): [1, 1, 0], ("partial", 1.0): [1, 0, 0], ("zeros", 1.0): [0, 0, 1]}
+    about = {"run": "r", "checkpoint": "last", "padding_trained": "partial", "n": 3}
+    records = []
+    for number, ((padding, power), hits) in enumerate(right.items()):
+        np.savez(tmp_path / f"{number}.npz", top5=1 - np.array([hits]).T, label=np.zeros(3, int))
+        about |= {"padding": padding, "power": power, "top1": sum(hits), "predictions": f"{number}.npz"}
+        records.append(whole_record(**about))
+    if trained is not None:
+        records.append(whole_record(run="r", checkpoint="epoch", step=1, padding="partial", power=trained))
+    rows = [row[2:4] + row[5:7] for row in rows_of(paired_table(tmp_path, records), "| 64 |")]
+    half, whole = "partial, power 0.5", "partial"
+    if trained == 0.5:
+        assert rows == [[whole, half, "0", "1"], ["zeros", half, "1", "2"]]
+    else:
+        assert rows == [[half, whole, "1", "0"], ["zeros", whole, "1", "1"]]
+
+
+@pytest.mark.parametrize("planned", ["pretrained", "a1_in1k"])
+def test_evaluations_of_other_weights_do_not_count(planned, write):
+    """The plan is of a1_in1k now; a digest of settings does not hold the weights."""
+    settings = {"size": 32, "epochs": 2, "weights": planned}
+    write(evaluate=EVALUATE, tables=["cross", "resolution"], settings=settings, data="/images")
+    plan = load_plan("tiny")
+    run, same = plan.runs[0], planned == "a1_in1k"
+    record = whole_record(weights_digest="a1_in1k")
+    cells = [evaluation(run, padding, "32", 500, record=record) for padding in EVALUATE["paddings"]]
+    left = missing_cells(plan, run, {("evaluation", run.name, cell["padding_evaluated"], "32"): cell for cell in cells})
+    assert left == ([] if same else [("zeros", "32"), ("partial", "32")])
+    assert ("50.0" in tables_of(plan, cells)[0]) == same
+    assert is_shown(cells[0], run) == same
+
+
+def test_weights_of_a_file_without_an_ending_are_a_file(write, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    write(settings={"size": 32, "epochs": 2, "weights": "backbone"}, data="/images")
+    run = load_plan("tiny").runs[0]
+    assert not same_weights(run, "0123456789ab")  # a library's name of its weights
+    Path("backbone").touch()
+    assert same_weights(run, "0123456789ab")
+    assert not same_weights(run, None)
 
 
 def test_a_result_that_stands_there_twice_counts_once(write):

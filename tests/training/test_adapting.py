@@ -252,6 +252,30 @@ def test_the_power_of_a_checkpoint_is_what_it_is_evaluated_with(call, weights, t
     assert record["loss"] == pytest.approx(trained["loss"], rel=1e-6)
 
 
+def test_a_stop_before_the_first_step_of_a_resumption_saves_the_power_that_is_due(call, weights, tmp_path, monkeypatch):
+    """Step 3 of a ramp of 8 steps has 2/8; a network is built with the whole power."""
+    options = ADAPT | {"epochs": 2, "weights": weights, "adapt.ramp_epochs": 2, "adapt.recalibrate": 0}
+
+    def asked(original, at=1):
+        done = []
+
+        def wrapped(*args, **kwargs):
+            done.append(None)
+            if len(done) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", asked(loop.optimizer_step, 2))
+        assert call("train", **options) == STOPPED
+    monkeypatch.setattr(loop, "train_epoch", asked(loop.train_epoch))
+    assert main(["train", "--resume", "run"]) == STOPPED
+    saved = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)
+    assert (saved["step"], saved["power"]) == (2, 0.25)
+
+
 @pytest.mark.slow
 def test_distillation_alone_needs_no_labels(call, weights, tmp_path, monkeypatch):
     """With the whole loss from the teacher, labels that are all wrong train the same network."""

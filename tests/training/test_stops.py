@@ -165,7 +165,7 @@ def test_records_of_epochs_that_are_done_again_are_replaced(call, tmp_path):
 def test_a_resumed_run_takes_no_other_weights(call, tmp_path, capsys):
     assert call("train", epochs=1, **{"schedule.warmup_epochs": 0}) == 0
     assert main(["train", "--resume", "run", "--weights", "other.pth"]) == 1 + 1
-    assert "--weights cannot be given with it" in capsys.readouterr().err
+    assert "--weights other.pth cannot be given with it, the run has none" in capsys.readouterr().err
 
 
 def test_a_damaged_run_json_is_named(call, tmp_path, capsys):

@@ -31,7 +31,7 @@ from pcpad.study.report.study_charts import (
     training_charts,
 )
 from pcpad.study.results import paired
-from pcpad.study.states import is_recorded
+from pcpad.study.states import is_evaluated, is_recorded
 from pcpad.study.tables import tables_of
 
 EVALUATION = {"schema", "model", "padding", "size", "n", "top1", "settings_digest", "checkpoint"}
@@ -155,7 +155,7 @@ def study_blocks(plan) -> list[Block]:
 
 def is_shown(entry: dict, run: Run) -> bool:
     """Whether the tables count an entry of a run: it was made with the settings of today's plan."""
-    return is_recorded(run, entry) if entry["kind"] == "run" else run.made(entry.get("run_digest"))
+    return is_recorded(run, entry) if entry["kind"] == "run" else is_evaluated(run, entry)
 
 
 def is_done(entry: dict) -> bool:
@@ -227,11 +227,12 @@ def paired_table(folder: Path, records: list[dict]) -> str:
     groups: dict[str, list[tuple[str, dict]]] = {}
     for record, subject in zip(shown, subjects_of(shown), strict=True):
         groups.setdefault(json.dumps([record.get(key) for key in alike]), []).append((subject, record))
+    own = {record["run"]: record.get("power", 1.0) for record in records if record["checkpoint"] == "epoch"}
     rows = []
     for group in groups.values():
-        base = base_of([record for _, record in group])
+        base = base_of([record for _, record in group], own.get(group[0][1]["run"], 1.0))
         for subject, record in group if base else ():
-            pair = paired(folder, record, base) if record["padding"] != base["padding"] else None
+            pair = paired(folder, record, base) if record is not base else None
             if pair:
                 this, other, n = pair["only_this"], pair["only_other"], record["n"]
                 points = rounded(100 * (this - other) / n, decimals(None, 100 / n), True)
@@ -244,12 +245,16 @@ def paired_table(folder: Path, records: list[dict]) -> str:
     return f"{told}\n\n{markdown_table(head, rows, 4)}"
 
 
-def base_of(records: list[dict]) -> dict | None:
-    """The evaluation with the padding of the training, or else with zeros; of several powers that of 1 first."""
+def base_of(records: list[dict], power: float) -> dict | None:
+    """The evaluation with the padding of the training, or else with zeros.
+
+    Args:
+        power: of partial padding in the training, if it is known: of several that one, or else that of 1.
+    """
     for padding in (records[0].get("padding_trained"), "zeros"):
         found = [record for record in records if record["padding"] == padding]
         if found:
-            return min(found, key=lambda record: record.get("power", 1.0) != 1.0)
+            return min(found, key=lambda record: [record.get("power", 1.0) != wanted for wanted in (power, 1.0)])
     return None
 
 
