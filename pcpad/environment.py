@@ -126,8 +126,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+RESULTS = [f":(exclude,glob)experiments/**/*.{ending}" for ending in ("json", "jsonl", "csv", "md", "svg", "png")]
+"""What benchmarks and studies write, as git's patterns: no code that a result could depend on."""
+
+
 def commit() -> str | None:
-    """The commit of the clone pcpad runs from, with ``+`` where files differ from it; None outside a clone."""
+    """The commit of the clone pcpad runs from, with ``+`` where its code differs from it; None outside a clone."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -140,7 +144,8 @@ def commit() -> str | None:
         return done.stdout.strip() if done.returncode == 0 else None
 
     head = git("rev-parse", "HEAD")
-    return head and head[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *RESULTS)
+    return head and head[:12] + ("+" if changed else "")
 
 
 def memory_mb(device: torch.device) -> float:

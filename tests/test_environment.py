@@ -124,3 +124,31 @@ def test_result_folder_removes_only_what_it_made(tmp_path):
     assert (tmp_path / "a/b/half").exists()
     with pytest.raises(OSError, match=r"cannot be written \(Not a directory\); choose another with --out"):
         result_folder(tmp_path / "mine/kept/x", "result").__enter__()
+
+
+def test_a_commit_says_whether_its_code_was_changed(tmp_path, monkeypatch):
+    """A result that was written since is no code; a study or a program beside it is."""
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "pcpad/environment.py"))
+    assert environment.commit() is None
+    code = ["pcpad/a.py", "experiments/benchmarks/padding.py", "experiments/cifar10/study.yaml", "Makefile"]
+    written = [
+        "experiments/benchmarks/padding-cpu.json",
+        "experiments/cifar10/results.jsonl",
+        "experiments/x/TABLES.md",
+    ]
+    for path in [*code, *written]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("1")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    clean = environment.commit()
+    assert len(clean) == 12
+    for path in written:
+        (tmp_path / path).write_text("2")
+        assert environment.commit() == clean
+    for path in code:
+        (tmp_path / path).write_text("2")
+        assert environment.commit() == f"{clean}+"
+        (tmp_path / path).write_text("1")
+    assert environment.commit() == clean

@@ -62,7 +62,7 @@ def plan(device: str, data: str | None, batch: int, missing: bool = False) -> li
     if data:
         found += [
             ("hotspots", [*there, *read]),
-            ("grid", [*there, "--images", "1000", *read, "--out", str(HERE / f"grid-{device}.json")]),
+            ("grid", [*there, "--images", "400", *read, "--out", str(HERE / f"grid-{device}.json")]),
         ]
         if device == "cuda":
             found += [("training_run", [*there, *read, "--batch", str(batch)])]

@@ -2,16 +2,19 @@
 
     python experiments/benchmarks/grid.py --data /path/to/photographs
 
-Both are `pcpad eval`, called in one process, one after the other, so that neither pays for starting torch. Every
-evaluation starts with the images checked already. Then the forward passes of all cells alone, on images that are there.
+The grid and the forward passes of all its cells alone, on images that are there, are timed in turn, in an order drawn
+anew in each repetition. Then once each cell by itself. All are in one process, so that none pays for starting torch,
+and every evaluation, which is `pcpad eval`, starts with the images checked already.
 The time does not depend on the weights, which are drawn at random if none are named.
-Writes JSON: seconds of the grid, of each cell and of the forward passes, and the ratios.
+Writes JSON: seconds of the grid and of the forward passes in every repetition, of each cell, and the ratios.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import random
+import statistics
 import sys
 import tempfile
 import time
@@ -62,8 +65,19 @@ def measure(options: argparse.Namespace) -> dict:
             net = models.build(models.resolve(options.model), timing.num_classes(options.data))
             torch.save(net.state_dict(), options.weights)
         seconds(folder / "warm", options, paddings[0], sizes[0])
-        whole = seconds(folder / "grid", options, options.paddings, options.sizes)
-        found = {(r["padding"], r["size"]): r["top1"] for r in read_records(folder / "grid")}
+        cells = [(padding, int(size)) for padding in paddings for size in sizes]
+        times: dict[str, list[float]] = {"grid": [], "forward": []}
+        order, rng = list(times), random.Random(0)
+        for repeat in range(options.repeats):
+            rng.shuffle(order)
+            for what in order:
+                times[what].append(
+                    seconds(folder / f"grid-{repeat}", options, options.paddings, options.sizes)
+                    if what == "grid"
+                    else forward_seconds(options, cells, timing.count_images(options.data))
+                )
+                print(f"{repeat}: {what} {times[what][-1]:.1f} s", flush=True)
+        found = {(r["padding"], r["size"]): r["top1"] for r in read_records(folder / "grid-0")}
         cells = []
         for padding, size in found:
             alone = folder / f"{padding}-{size}"
@@ -75,18 +89,18 @@ def measure(options: argparse.Namespace) -> dict:
                 )
             cells.append({"padding": padding, "size": size, "top1": record["top1"], "seconds": round(spent, 2)})
             print(f"{padding} at {size}: {spent:.1f} s", flush=True)
-        images = record["n"]
-        alone = forward_seconds(options, [(padding, int(size)) for padding, size in found], images)
+    each, (whole, forward) = sum(cell["seconds"] for cell in cells), map(statistics.median, times.values())
     return {
         "model": options.model,
-        "images": images,
+        "images": record["n"],
         "batch_size": options.batch_size,
         "loader": record["loader"],
         "grid_seconds": round(whole, 2),
-        "cells_seconds": round(sum(cell["seconds"] for cell in cells), 2),
-        "ratio": round(whole / sum(cell["seconds"] for cell in cells), 3),
-        "forward_seconds": round(alone, 2),
-        "ratio_to_forward": round(whole / alone, 3),
+        "cells_seconds": round(each, 2),
+        "ratio": round(whole / each, 3),
+        "forward_seconds": round(forward, 2),
+        "ratio_to_forward": timing.ratios(times, "forward")["grid"]["ratio"],
+        "repetitions": {what: [round(s, 2) for s in found] for what, found in times.items()},
         "cells": cells,
     } | timing.about(pick_device(options.device))
 
@@ -119,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--loader", default="auto", choices=["auto", "dali", "torchvision"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(argv)
     timing.device_here(parser, options.device)

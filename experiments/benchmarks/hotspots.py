@@ -3,8 +3,9 @@
     python experiments/benchmarks/hotspots.py --data /path/to/photographs --model torchvision/resnet18
 
 Training is pcpad's loop on one batch made beforehand, evaluation `pcpad eval` of three paddings at two sizes on the
-photographs, both under torch's profiler, which sees torch's operations; what is between them is Python and waiting for
-images. Writes hotspots-<device>.json.
+photographs, both under torch's profiler, which sees torch's operations; what is between them is Python, autograd's
+walk and waiting for images. An evaluation draws random weights too, before it reads its own.
+Writes hotspots-<device>.json.
 """
 
 import argparse
@@ -32,19 +33,24 @@ from pcpad.evaluation.run import evaluate
 HERE = Path(__file__).resolve().parent
 
 
+def device_of(event) -> bool:
+    """Whether an event is of a GPU."""
+    return event.device_type == DeviceType.CUDA
+
+
 def profiled(work) -> dict:
     """Seconds of a piece of work, and the share of each of the first operations."""
     start = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         work()
     seconds = time.perf_counter() - start
-    events = found.key_averages()
+    events = [event for event in found.key_averages() if event.key.startswith("aten::") or device_of(event)]
 
     def own(event) -> float:
         return event.self_device_time_total or event.self_cpu_time_total
 
     # On a GPU its kernels are what counts: an operation's device time is that of its kernels once more.
-    on_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    on_gpu = [event for event in events if device_of(event)]
     events = [event for event in on_gpu if not event.is_user_annotation] or events  # which span kernels of their own
     first = sorted(events, key=own, reverse=True)[:8]
     total = sum(own(event) for event in events) / 1e6

@@ -4,10 +4,10 @@
 
 All read the same files with the same number of threads or processes: a random resized crop to 224 pixels by one law,
 bilinear, a flip, and normalised float32 batches on the device; with ``--evaluation`` the shorter side resized to 256
-and the middle 224 pixels, in order. Each runs in processes of its own, in turn with the
-others, pcpad's with the memory kept as in a training (``--together``: all in one process, where starting takes longer
-than measuring). Rates are those of a loader under way: the clock starts after the
-first batches. Writes loaders-<device>.json, or loaders-evaluation-<device>.json.
+and the middle 224 pixels, in order. Each runs in processes of its own, in turn with the others, pcpad's with the memory
+kept as in a training, the peers' once without and once with it (``--together``: all in one process, where starting
+takes longer than measuring). Rates are those of a loader under way: the clock starts after the first batches. Writes
+loaders-<device>.json, or loaders-evaluation-<device>.json.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from pcpad.data.manifest import class_folders, list_images
 from pcpad.environment import keep_freed_memory
 
 HERE = Path(__file__).resolve().parent
+KEPT = ", memory kept"  # as pcpad keeps it on a CPU
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 CROP = 0.875  # of the resized image's shorter side, in an evaluation
@@ -89,7 +90,7 @@ def timm_loader(options: argparse.Namespace, number: int) -> DataLoader:
         scale=SCALE,
         ratio=RATIO,
         hflip=0.5,
-        color_jitter=0.0,
+        color_jitter=None,
         interpolation="bilinear",
         mean=MEAN,
         std=STD,
@@ -157,10 +158,13 @@ def rate(epoch: Iterator, batch: int, device: torch.device, first: int) -> float
 def loader(options: argparse.Namespace, name: str) -> Iterator:
     """One epoch of a loader."""
     folder = ImageFolder(options.data)
-    number = (-(-options.images // options.batch) + warm(options.workers)) * options.batch
+    batches = -(-options.images // options.batch) + warm(options.workers)
+    number = -(-batches // options.workers) * options.workers * options.batch  # as many for each process
     files, labels = map(list, zip(*repeated(folder.samples, number), strict=True))
+    if name.startswith("pcpad") or name.endswith(KEPT):
+        keep_freed_memory(options.device)  # the processes of a loader inherit it
+    name = name.removesuffix(KEPT)
     if name.startswith("pcpad"):
-        keep_freed_memory(options.device)
         if name == "pcpad, DALI, packed":
             root = Path(options.packed)
             images = list_images(root, {folder: label for label, folder in enumerate(class_folders(root))})
@@ -189,6 +193,7 @@ def one(options: argparse.Namespace, name: str) -> float:
 
 NAMES = ["torchvision, PIL", "pcpad, DALI", "pcpad, torchvision", "torchvision, tensors", "timm"]
 NAMES += ["decoding of whole images", "decoding of the crops", "PIL alone", "pcpad, DALI, packed"]
+NAMES += [f"torchvision, PIL{KEPT}", f"timm{KEPT}"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--evaluation", action="store_true", help="the loaders of an evaluation")
-    parser.add_argument("--images", type=int, default=3000, help="at least so many are timed; files are repeated")
+    parser.add_argument("--images", type=int, default=6000, help="at least so many are timed; files are repeated")
     parser.add_argument("--together", action="store_true", help="all in this process")
     parser.add_argument("--cold", action="store_true", help="empty the system's file cache before each (as root)")
     parser.add_argument("--repeats", type=int, default=5)
@@ -212,6 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     options.device = timing.device_here(parser, options.device)
     timing.check_data(parser, options.data)
     no_way = {"pcpad, DALI, packed": not options.packed, "decoding of the crops": options.evaluation}
+    no_way |= {name: options.device.type != "cpu" for name in NAMES if name.endswith(KEPT)}
     options.ways = options.ways or [name for name in NAMES if not no_way.get(name)]
     options.pin = options.device.type == "cuda"
     if options.together:

@@ -23,7 +23,8 @@ CALLS = {
     "import torch, pcpad; pcpad.convert": ["-c", "import torch, pcpad; pcpad.convert"],
     "pcpad --help": ["-m", "pcpad", "--help"],
     "pcpad train --help": ["-m", "pcpad", "train", "--help"],
-    "pcpad study table imagenet_table": ["-m", "pcpad", "study", "table", "imagenet_table"],
+    "pcpad study table cifar10": ["-m", "pcpad", "study", "table", "cifar10"],  # 50 runs
+    "pcpad study table cross": ["-m", "pcpad", "study", "table", "cross"],  # 500 evaluations
     "pcpad report, all studies": ["-m", "pcpad", "report"],
     "pcpad inspect resnet50": ["-m", "pcpad", "inspect", "--model", "resnet50"],
 }

@@ -77,6 +77,14 @@ def rates(result: dict, unit: str = "images/s") -> list[str]:
     return [about(result), "", *table(["", unit, "lowest to highest"], rows), ""]
 
 
+def growth(result: dict) -> list[str]:
+    """Rates, and of a training its steps."""
+    rows = rates(result)
+    steps = {name: rate / result["batch"] for name, rate in result["rates"].items() if name.startswith("training")}
+    told = ", ".join(f"{rate:.1f} ({name.partition(', ')[2]})" for name, rate in steps.items())
+    return [*rows, *([f"Steps/s of {result['model']}, {result['batch']} images each: {told}.", ""] if steps else [])]
+
+
 def training(result: dict) -> list[str]:
     """Rates of the loops, and how many times as fast pcpad's is."""
     stated = f"{result['model']}, {result['batch']} images of {result['size']} pixels, amp {result['amp']}"
@@ -91,6 +99,9 @@ def training(result: dict) -> list[str]:
                 span = f"{other['ratio']:.2f} ({other['low']:.2f} to {other['high']:.2f})" if other else ""
                 rows.append([f"{source}, {way}", f"{rate:.1f}", span])
     lines += table(["", "images/s", "pcpad is times as fast (quartiles)"], rows)
+    if "files_to_synthetic" in result:
+        told = ", ".join(f"{ratio:.2f} ({way})" for way, ratio in result["files_to_synthetic"].items())
+        lines += ["", f"From files in times of the batch made beforehand: {told}."]
     if "share_of_product" in result:
         share, limit = result["share_of_product"], result["product_flop_per_second"] / 1e12
         lines += ["", f"pcpad computes at {share:.2f} of the rate of a large product of matrices, {limit:.0f} TFLOP/s."]
@@ -141,10 +152,13 @@ def hotspots(result: dict) -> list[str]:
 def grid(result: dict) -> list[str]:
     """Seconds of a grid, of its cells one by one and of the forward passes."""
     of = f"{result['model']}, {result['images']} images, {len(result['cells'])} cells, {result['loader']}"
-    whole = result["grid_seconds"]
-    rows = [["grid", f"{whole:.1f}", ""]]
-    for name, key in (("its cells one by one", "cells_seconds"), ("forward passes alone", "forward_seconds")):
-        rows.append([name, f"{result[key]:.1f}", f"{whole / result[key]:.2f}"])
+    of += f", {len(result['repetitions']['grid'])} repetitions (the cells one)"
+    told = result["repetitions"]
+    ratios = [a / b for a, b in zip(told["grid"], told["forward"], strict=True)]
+    rows = [["grid", f"{result['grid_seconds']:.1f}", ""]]
+    rows.append(["its cells one by one", f"{result['cells_seconds']:.1f}", f"{result['ratio']:.2f}"])
+    span = f"{result['ratio_to_forward']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    rows.append(["forward passes alone", f"{result['forward_seconds']:.1f}", span])
     return [f"{of}; {about(result)}", "", *table(["", "seconds", "the grid takes times as long"], rows), ""]
 
 
@@ -194,7 +208,7 @@ def main() -> int:
         "Loaders": ("loaders", rates),
         "Training loops": ("training", training),
         "A training from files": ("training_run", one_run),
-        "Growth": ("growth", rates),
+        "Growth": ("growth", growth),
         "Kernels": ("kernels", kernels),
         "Hot spots": ("hotspots", hotspots),
         "A grid of paddings and sizes": ("grid", grid),

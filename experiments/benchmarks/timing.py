@@ -138,6 +138,11 @@ def some_images(data: str, folder: Path, count: int) -> Path:
     return folder
 
 
+def count_images(data: str | Path) -> int:
+    """Images of a class tree."""
+    return sum(path.suffix.lower() in EXTENSIONS for path in Path(data).rglob("*"))
+
+
 def num_classes(data: str | Path) -> int:
     """Class folders of a class tree."""
     return sum(path.is_dir() for path in Path(data).iterdir())

@@ -260,6 +260,11 @@ def main(argv: list[str] | None = None) -> int:
     for source in ("synthetic", "files")[: 1 + bool(options.data)]:
         result[source] = compare(options, arguments, source)
         timing.write(path, result | stated | timing.about(options.device))
+    if options.data:  # all that reading costs, seen or not by a clock around the loader
+        share = {way: result["files"]["rates"][way] / result["synthetic"]["rates"][way] for way in options.ways}
+        result["files_to_synthetic"] = {way: round(ratio, 3) for way, ratio in share.items()}
+        print(f"from files pcpad makes {share['pcpad']:.2f} of what it makes on a batch made beforehand")
+        timing.write(path, result | stated | timing.about(options.device))
     if options.device.type == "cuda":  # a CPU's convolutions are faster than its products of matrices
         work, best = operations(options), limit(options)
         share = result["synthetic"]["rates"]["pcpad"] * work / best
