@@ -7,6 +7,8 @@ from torch import nn
 
 from pcpad import models, weights
 from pcpad.config import EvalSettings, PreprocessSettings
+from pcpad.origin import origin_of
+from pcpad.progress import say
 from pcpad.training import checkpoint
 
 
@@ -96,31 +98,37 @@ def subject_of_run(settings: EvalSettings) -> Subject:
 
 
 def subject_of_model(settings: EvalSettings) -> Subject:
-    """A model by name with weights from a file or from its library."""
+    """A model by name with weights from a file or from its library.
+
+    A file that pcpad wrote says what it was trained with, which is then what is not stated otherwise.
+    """
     name = models.resolve(settings.model)
     is_file = Path(settings.weights).is_file()
+    known = origin_of(settings.weights)
     model = models.build_as_published(name, settings.weights, settings.model_kwargs)
     num_classes = weights.num_outputs(model)
+    if known:
+        say(f"{settings.weights} was trained with {known.padding} padding and evaluated at {known.size} pixels")
     return Subject(
         name=name,
         model=model,
         num_classes=num_classes,
         classes=None,
-        preprocess=settings.preprocess,
-        weights=settings.weights,
+        preprocess=merge(known.preprocess, settings.preprocess) if known else settings.preprocess,
+        weights=known.weights if known else settings.weights,
         data=settings.data.name,
-        size=None,
+        size=known.size if known else None,
         native=False,
-        padding="zeros",
-        power=1.0 if settings.power is None else settings.power,
+        padding=known.padding if known else "zeros",
+        power=(known.power if known else 1.0) if settings.power is None else settings.power,
         on_small=settings.on_small or "raise",
         kwargs=settings.model_kwargs,
         facts={
             "weights_digest": weights.file_digest(settings.weights) if is_file else settings.weights,
             "checkpoint": Path(settings.weights).name if is_file else settings.weights,
             "ema": False,
-            # Every library's own weights were trained with the network's own padding; of a file nobody knows.
-            "padding_trained": None if is_file else "zeros",
+            # Every library's own weights were trained with the network's own padding; of most files nobody knows.
+            "padding_trained": (known.padding if known else None) if is_file else "zeros",
         },
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pcpad.config import TrainSettings
 from pcpad.data.batch import Batch
+from pcpad.origin import origin_of
 from pcpad.padding import convert
 from pcpad.padding.modes import power_of
 from pcpad.training.distributed import World
@@ -24,6 +25,14 @@ def check_adapting(settings: TrainSettings) -> None:
     adapt = settings.adapt
     if settings.weights is None and (adapt.recalibrate or adapt.distill or adapt.ramp_epochs):
         raise ValueError("adapt.recalibrate, adapt.distill and adapt.ramp_epochs start from weights: give --weights")
+    if adapt.recalibrate or adapt.distill or adapt.ramp_epochs:
+        known = origin_of(settings.weights)
+        if known and known.padding != "zeros":
+            raise ValueError(
+                f"{settings.weights} was trained with {known.padding} padding, and weights of zero padding are what "
+                "adapt.recalibrate, adapt.distill and adapt.ramp_epochs bring to another: train on with it by `pcpad "
+                "train --weights`, without them"
+            )
     if adapt.ramp_epochs and settings.padding not in ("partial", "partial_sqrt"):
         raise ValueError(f"adapt.ramp_epochs raises the power of partial padding; {settings.padding} has none")
     if adapt.ramp_epochs and adapt.recalibrate:

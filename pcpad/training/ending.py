@@ -7,6 +7,7 @@ from pcpad.evaluation.counts import Counts, Interrupted, count
 from pcpad.evaluation.fields import read_records
 from pcpad.evaluation.record import make_record, percent, write_record
 from pcpad.models import is_path
+from pcpad.origin import origin_of
 from pcpad.padding.modes import power_of
 from pcpad.progress import Progress, say
 from pcpad.training.guard import diverged
@@ -89,8 +90,11 @@ def record_of(training, counts: Counts, padding: str | None = None, when: str = 
 
 
 def padding_of_weights(weights: str | None) -> str | None:
-    """What weights were trained with: a library's own with zeros; of a file nobody knows."""
-    return "zeros" if weights and not is_path(weights) else None
+    """What weights were trained with: a library's own with zeros, a file of pcpad's with what it says."""
+    if weights and not is_path(weights):
+        return "zeros"
+    known = origin_of(weights) if weights else None
+    return known.padding if known else None
 
 
 def validate(training, model: nn.Module) -> Counts:

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -115,7 +115,10 @@ class Training:
         state, world = self.state, self.job.world
         content = state.save(loader, world) | {"settings_digest": self.run["settings_digest"], "power": self.power}
         content["recalibrated"] = self.recalibrated
-        content["network"] = {"name": self.job.model_name, "model_kwargs": self.job.settings.model_kwargs}
+        settings = self.job.settings
+        content["network"] = {"name": self.job.model_name, "model_kwargs": settings.model_kwargs}
+        stated = {"padding": settings.padding, "size": settings.size, "weights": settings.weights}
+        content["network"] |= stated | {"preprocess": asdict(settings.preprocess)}
         world.on_main(lambda: self.shelf.put(content, epoch_end=state.step_in_epoch == 0, best=best) and None)
         self.saved = time.monotonic(), state.step
 
