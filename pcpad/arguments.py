@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from pcpad.config import TrainSettings, nearest
+from pcpad.config.plain import flatten
 
 # No torch here: --help and a misspelt option must not wait for it.
 
@@ -29,6 +30,7 @@ COMMANDS = {
     "doctor": "say what is installed, whether it works, and what a training would use",
 }
 
+RECIPE_CHANGES = " Defaults are those of configs/base.yaml; a recipe changes some, and --print_config shows what holds."
 RECIPES = {"textures": "textures", "cifar10": "cifar", "elpv": "elpv"}
 """The recipe of a data set where none is given; `paper` for every other."""
 
@@ -86,6 +88,15 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
     return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
 
 
+def adapt_help() -> None:
+    """Print the options of ``pcpad adapt`` with the defaults of its recipe."""
+    parser = make_parser(TrainSettings, "adapt")
+    for layer in ("base", "adapt"):
+        parser.set_defaults(flatten(load_yaml(recipe_file(layer).read_text())))
+    parser.set_defaults({"recipe": "adapt", "weights": "pretrained"})
+    parser.print_help()
+
+
 def adapt_arguments(argv: list[str]) -> list[str]:
     """Arguments of ``pcpad train`` for those of ``pcpad adapt``: its recipe and the library's weights, if not given."""
     names = {word.partition("=")[0] for word in argv}
@@ -136,7 +147,7 @@ def make_parser(kind: type, command: str):
     jsonargparse.set_loader("yaml12", load_yaml, exceptions=(yaml.YAMLError,))
     parser = jsonargparse.ArgumentParser(
         prog=f"pcpad {command}",
-        description=COMMANDS[command] + ".",
+        description=COMMANDS[command] + "." + RECIPE_CHANGES * (command == "train"),
         exit_on_error=False,
         allow_abbrev=False,
         parser_mode="yaml12",

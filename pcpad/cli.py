@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pcpad.arguments import COMMANDS, adapt_arguments, parse, train_settings
+from pcpad.arguments import COMMANDS, adapt_arguments, adapt_help, parse, train_settings
 from pcpad.config import (
     BorderSettings,
     CheckSettings,
@@ -29,8 +29,16 @@ from pcpad.config import (
 
 # No torch here: --help and a misspelt option must not wait for it.
 
-USAGE = "usage: pcpad COMMAND [options]\n\n" + "".join(f"  {name:13}{text}\n" for name, text in COMMANDS.items())
-USAGE += "\n  pcpad COMMAND --help explains every option; pcpad --version\n"
+
+def usage(program: str, commands: dict[str, str]) -> str:
+    """What a program does, a line for each command."""
+    lines = "".join(f"  {name:13}{text}\n" for name, text in commands.items())
+    return f"usage: {program} COMMAND [options]\n\n{lines}\n  pcpad COMMAND --help explains every option"
+
+
+USAGE = usage("pcpad", COMMANDS) + "; pcpad --version\n"
+GROUPS = {word: [name for name in COMMANDS if name.startswith(f"{word} ")] for word in ("data", "study")}
+"""Commands of two words, by the first."""
 
 DATA = {"data list": ListSettings, "data prepare": PrepareSettings}
 STUDY = {"study run": StudyRunSettings, "study table": StudyTableSettings, "report": ReportSettings}
@@ -45,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = answer(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
+    except KeyboardInterrupt:  # before a command has begun
+        code = fail("stopped", 130)
     except OSError as error:
         closed = output_is_closed(error)
         if os.environ.get("PCPAD_TRACEBACK") and not closed:
@@ -68,6 +78,8 @@ def answer(argv: list[str]) -> int:
     """Print what was asked for without a command, or run the command; returns the exit code."""
     with contextlib.suppress(AttributeError):  # a stream of a test's own
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+    if argv[:1] == ["help"] and argv[1:]:
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -76,6 +88,9 @@ def answer(argv: list[str]) -> int:
 
         print(f"pcpad {__version__}")
         return 0
+    if argv[0] in GROUPS and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print(usage(f"pcpad {argv[0]}", {name: text for name, text in COMMANDS.items() if name in GROUPS[argv[0]]}))
+        return 0 if argv[1:] else 2
     words = 2 if any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else 1
     command, rest = " ".join(argv[:words]), argv[words:]
     try:
@@ -93,6 +108,9 @@ def run(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         return fail(f"unknown command {command!r}: choose from {', '.join(COMMANDS)}{nearest(command, COMMANDS)}", 2)
     try:
+        if command == "adapt" and {"-h", "--help"} & set(rest):
+            adapt_help()
+            return 0
         if command == "adapt":
             command, rest = "train", adapt_arguments(rest)
         if command == "train":
@@ -145,7 +163,8 @@ def run(command: str, rest: list[str]) -> int:
         elif command == "border" and settings.redraw:
             from pcpad.evaluation.border.report import report
 
-            report(Path(settings.redraw))
+            for path in report(Path(settings.redraw)):
+                print(path)
         elif command == "border":
             from pcpad.evaluation.border.border import border
 
@@ -237,11 +256,15 @@ def start_evaluation(settings: EvalSettings) -> int:
     """Evaluate; whatever signal asks it to stop, what was counted is kept. Returns the exit code."""
     from pcpad.training.signals import Signals, Stopped
 
+    told = "and has kept what was counted; with the same --run or --out it goes on"
     try:
-        with Signals("and has kept what was counted; with the same --run or --out it goes on"):
+        with Signals(told):
             from pcpad.evaluation.run import evaluate
 
             evaluate(settings)
+    except KeyboardInterrupt:
+        print(f"pcpad: stopped by SIGINT {told}", file=sys.stderr, flush=True)
+        return 130
     except Stopped as stop:
         print(f"pcpad: {stop}", file=sys.stderr, flush=True)
         return stop.exit_code

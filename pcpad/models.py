@@ -58,7 +58,7 @@ def why_not(bare: str) -> str:
 
     if bare in torchvision_names(any_task=True):
         return (
-            f"torchvision/{bare} is no classification network, which are those that can be trained and evaluated here; "
+            f"torchvision/{bare} is no classification network, and only those can be trained and evaluated here; "
             "`pcpad inspect` and pcpad.convert take it"
         )
     if bare in models.list_models(module=models.quantization):
@@ -110,12 +110,21 @@ def build(
         scale_input(model, name)
         return model
     if is_path(weights):
-        raise ValueError(f"weights {weights!r}: no such file")
+        raise ValueError(no_file(weights))
     source = download(name, weights, model_kwargs)
     model = create(name, num_classes, model_kwargs)
     load_state(model, source.state_dict(), f"{name} {weights}", reset_head, AUXILIARY.get(name.name, ()))
     scale_input(model, name)
     return model
+
+
+def no_file(weights: str) -> str:
+    """What is wrong with the path of weights that is none of a file."""
+    if not Path(weights).is_dir():
+        return f"weights {weights!r}: no such file"
+    found = [path for path in ("checkpoints/last.pt", "model.safetensors") if (Path(weights) / path).is_file()]
+    of_run = ", or the run itself with --run" if found == ["checkpoints/last.pt"] else ""
+    return f"weights {weights!r} is a folder: " + (f"name its {found[0]}{of_run}" if found else "name a file")
 
 
 def is_path(weights: str) -> bool:
@@ -155,7 +164,7 @@ def sync_batch_norm(model: nn.Module, name: ModelName) -> nn.Module:
 def build_as_published(name: ModelName, weights: str, model_kwargs: dict | None = None) -> nn.Module:
     """A model with weights and as many classes as they have; raises like `build`."""
     if not Path(weights).is_file() and is_path(weights):
-        raise ValueError(f"weights {weights!r}: no such file")
+        raise ValueError(no_file(weights))
     if not Path(weights).is_file():
         return download(name, weights, model_kwargs)
     state = unwrap(read_file(weights))

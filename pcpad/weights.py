@@ -108,7 +108,7 @@ def load_state(model: nn.Module, state: dict, source: str, reset_head: bool = Fa
             if found
         ]
         raise ValueError(
-            f"{source} holds the weights of another network than {type(model).__name__}: of {len(own)} entries "
+            f"{source} holds the weights of another network than this {type(model).__name__}: of {len(own)} entries "
             + "; ".join(parts)
         )
     model.load_state_dict(state, strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pcpad.arguments import option_names, parse
+from pcpad.arguments import COMMANDS, option_names, parse
 from pcpad.cli import main, train_settings
 from pcpad.config import (
     BorderSettings,
@@ -133,7 +133,12 @@ def test_help_explains_every_option(capsys):
         (["data", "prepare", "textures", "--out", "x"], "textures are made below the cache"),
         (["data", "prepare", "elpv", "--archives", "x"], "--archives: elpv comes in none"),
         (["data", "prepare", "elpv", "--workers", "0"], "workers must be at least 1, not 0"),
-        (["study"], f"unknown command 'study': choose from {ALL}; did you mean 'study run'?"),
+        (["studies"], f"unknown command 'studies': choose from {ALL}"),
+        (
+            ["train", "--progressive.start", "32"],
+            "progressive.start=32 would be used in no epoch: --progressive.to_epoch",
+        ),
+        (["train", "--rendezvous", "a:1"], "rendezvous=a:1 is where several nodes meet: --nodes N says how many"),
         (["study", "run"], "say which study: pcpad study run NAME"),
         (["study", "run", "x", "--jobs", "0"], "jobs must be at least 1, not 0"),
         (["study", "run", "x", "--gpu", "2"], "unknown option --gpu; did you mean 'gpus'?"),
@@ -325,3 +330,43 @@ def test_output_that_cannot_be_written_is_said():
         done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "pcpad: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["data", "--help"], 0), (["study", "-h"], 0), (["data"], 2), (["study"], 2)]
+)
+def test_commands_of_two_words_are_listed_by_the_first(argv, code, capsys):
+    assert main(argv) == code
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    listed = [name for name in COMMANDS if any(line.startswith(f"{name} ") for line in lines)]
+    assert listed == [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
+
+
+def test_help_of_a_command_can_be_asked_for_first(capsys):
+    assert main(["help", "study", "table"]) == 0
+    first = capsys.readouterr().out
+    assert main(["study", "table", "--help"]) == 0
+    assert capsys.readouterr().out == first
+    assert main(["help"]) == 0
+    assert "pcpad COMMAND --help" in capsys.readouterr().out
+
+
+def test_help_of_adapt_has_the_defaults_of_its_recipe(capsys):
+    assert main(["adapt", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: pcpad adapt ")
+    recipe = yaml.safe_load((Path(__file__).parents[1] / "configs/adapt.yaml").read_text())
+    wanted = {"epochs": recipe["epochs"], "adapt.recalibrate": recipe["adapt"]["recalibrate"]}
+    wanted |= {"adapt.distill": recipe["adapt"]["distill"], "optim.lr": recipe["optim"]["lr"]}
+    for name, value in (wanted | {"weights": "pretrained", "recipe": "adapt"}).items():
+        after = text.split(f" --{name} ")[-1]
+        assert f"default: {value})" in after[: after.index("default:") + 60], name
+
+
+def test_ctrl_c_before_a_command_has_begun(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcpad.cli.parse", interrupted)
+    assert main(["eval", "--run", "x"]) == 130
+    assert capsys.readouterr().err == "pcpad: error: stopped\n"

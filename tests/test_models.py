@@ -159,7 +159,8 @@ def test_files_load_whatever_they_are_wrapped_in(net, form, tmp_path):
 def test_another_network_is_refused_by_name(net, tmp_path):
     torch.save(net.state_dict(), tmp_path / "w.pth")
     message = (
-        r"w\.pth holds the weights of another network than VGG: .*missing \(e\.g\. features.*unknown \(e\.g\. conv1"
+        r"w\.pth holds the weights of another network than this VGG: "
+        r".*missing \(e\.g\. features.*unknown \(e\.g\. conv1"
     )
     with pytest.raises(ValueError, match=message):
         models.build(models.resolve("vgg11_bn"), 10, str(tmp_path / "w.pth"))

@@ -81,3 +81,11 @@ def yaml_text(settings) -> str:
     import yaml
 
     return yaml.safe_dump(to_dict(settings), sort_keys=False, width=115)
+
+
+def flatten(settings: dict, prefix: str = "") -> dict:
+    """Nested settings as one dict with dotted names."""
+    out = {}
+    for key, value in settings.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

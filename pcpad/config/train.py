@@ -87,6 +87,11 @@ class ProgressiveSettings:
         check(self.to_epoch >= self.from_epoch, "progressive.to_epoch", self.to_epoch, "at least from_epoch")
         if self.start is None and (self.end is not None or self.to_epoch):
             raise ValueError("progressive.end and its epochs need progressive.start")
+        if self.start is not None and not self.to_epoch and self.start != self.end:
+            raise ValueError(
+                f"progressive.start={self.start} would be used in no epoch: --progressive.to_epoch says until when the "
+                "side rises"
+            )
 
 
 @dataclass(frozen=True)
@@ -216,5 +221,7 @@ class TrainSettings:
             raise ValueError(
                 "mixup, cutmix, erasing and RandAugment take images of one size: they go without --data.native"
             )
+        if self.nodes == 1 and self.rendezvous is not None:
+            raise ValueError(f"rendezvous={self.rendezvous} is where several nodes meet: --nodes N says how many")
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(f"nodes={self.nodes} need --rendezvous host:port, the same on each of them")

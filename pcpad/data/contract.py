@@ -41,10 +41,11 @@ def steps_per_epoch(num_files: int, world: int, batch_size: int) -> int:
     """
     steps = num_files // world // batch_size
     if steps == 0:
-        raise ValueError(
-            f"no training step: {num_files} images over {world} ranks do not fill one batch of {batch_size} "
-            "on each rank; lower the batch size or use fewer ranks"
-        )
+        if world == 1:
+            told = f"do not fill one batch of {batch_size}: lower --batch_size"
+        else:
+            told = f"of {world} processes do not fill one batch of {batch_size} on each: lower --batch_size, or --gpus"
+        raise ValueError(f"no training step: {num_files} training images {told}")
     return steps
 
 

@@ -22,7 +22,7 @@ from pcpad.evaluation.counts import Tally, autocast
 from pcpad.evaluation.record import evaluated_settings, make_record, percent, write_record
 from pcpad.evaluation.show import show
 from pcpad.evaluation.subject import Subject, options, subject_of_model, subject_of_run
-from pcpad.evaluation.variants import Size, parse_sizes, source, view
+from pcpad.evaluation.variants import Size, check_width, leaves_nothing, parse_sizes, source, view
 from pcpad.folders import result_folder
 from pcpad.padding import PADDING_MODES, convert
 from pcpad.padding.modes import canonical, power_of
@@ -50,6 +50,8 @@ def evaluate(settings: EvalSettings) -> Path:
         others = ", ".join(paddings)
         raise ValueError(f"power={settings.power} has a meaning for partial padding only, not for {others}")
     sizes = parse_sizes(settings.sizes) if settings.sizes else [Size(settings.size or subject.size, subject.native)]
+    if all(map(leaves_nothing, sizes)):
+        check_width(sizes[0])  # a mistake in the call, and nothing to be noted of the model
     done, reasons = possible(subject, paddings, sizes)
     if not done:
         if settings.run and not settings.out:
@@ -58,6 +60,8 @@ def evaluate(settings: EvalSettings) -> Path:
     data = open_for_evaluation(subject.data, subject.num_classes, subject.classes)
     out = settings.out or settings.run or f"runs/eval-{subject.name.name}-{datetime.now():%Y%m%d-%H%M%S}"
     say(f"model: {subject.name}; data: {data.name}, {len(data.val):,} images; {hardware(device)}; {loader_line}")
+    if not (settings.out or settings.run):
+        say(f"records: {out}; with --out {out} a stopped evaluation goes on")
     for line in reasons_text(reasons):
         say(line)
     cells = [make_cell(settings, subject, data, loader_name, *one) for one in done]

@@ -116,8 +116,13 @@ def variant(transform: EvalTransform, size: Size) -> VariantTransform:
 
 def check_width(size: Size) -> None:
     """Raise ValueError where the border of a variant, or a shift, leaves nothing of the image."""
-    if size.kind and (1 if size.kind == "shift" else 2) * size.width >= size.pixels:
+    if leaves_nothing(size):
         raise ValueError(f"{size.variant} leaves nothing of {size.pixels} pixels")
+
+
+def leaves_nothing(size: Size) -> bool:
+    """Whether the border of a variant, or a shift, is as wide as the image."""
+    return bool(size.kind) and (1 if size.kind == "shift" else 2) * size.width >= size.pixels
 
 
 def source(transform: EvalTransform) -> EvalTransform:

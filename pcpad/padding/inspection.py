@@ -197,8 +197,8 @@ def inspect(
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = f"at {size}x{size} with {channels} channels" if inputs is None else "on the given inputs"
         raise ValueError(
-            f"{type(model).__qualname__} does not run {where} ({first}): choose another size or number of channels (in "
-            "Python, inputs=... runs it for real)"
+            f"{type(model).__qualname__} does not run {where} ({first}): give its inputs=..., which run it for real "
+            "(in Python), or choose another size or number of channels"
         ) from error
     search = search and inputs is None
     least, each = (None, {})

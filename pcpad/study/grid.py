@@ -9,7 +9,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from pcpad.arguments import option_names, suggest, train_settings
 from pcpad.config import DataSettings, TrainSettings, differences, digest, nearest, result_part, to_dict
-from pcpad.training.logbook import flatten
+from pcpad.config.plain import flatten
 
 NO_DATA = "/path/to/images"
 """Stands in a command where the study names no images."""

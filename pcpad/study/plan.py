@@ -164,6 +164,8 @@ def find(study: str) -> Path:
     for folder in (HOME / study, named, *([named.parent] if named.name == FILE else [])):
         if (folder / FILE).is_file():
             return folder
+    if named.is_dir() and "/" in study:
+        raise ValueError(f"{study} is no study: it has no {FILE}")
     known = sorted(path.parent.name for path in HOME.glob(f"*/{FILE}"))
     listed = f"choose from {', '.join(known)}, or a path" if known else f"no folder of {HOME}/ here has a {FILE}"
     raise ValueError(f"unknown study {study!r}: {listed}{nearest(study, known)}")

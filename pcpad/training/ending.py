@@ -145,4 +145,5 @@ def say_result(job, counts: Counts, best: dict) -> None:
         f"chance is {100 * chance:.2f}%; best epoch {best['epoch']}: {100 * best['top1'] / counts.n:.2f}%"
     )
     say(f"run: {job.folder}")
-    say(f"next: make eval RUN={job.folder} SIZES={job.settings.size},{2 * job.settings.size} PADS=zeros,partial")
+    paddings = ",".join(dict.fromkeys(("zeros", "partial", job.settings.padding)))
+    say(f"next: make eval RUN={job.folder} SIZES={job.settings.size},{2 * job.settings.size} PADS={paddings}")

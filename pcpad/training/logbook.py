@@ -5,6 +5,7 @@ import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from pcpad.config.plain import flatten
 from pcpad.lines import COUNT, append_line, read_lines, wrong_field
 
 
@@ -56,11 +57,3 @@ class Logbook:
 def wrong_in_metrics(entry: dict) -> str | None:
     """What is wrong with a line of ``metrics.jsonl``, in words, or None."""
     return wrong_field(entry, {"step": COUNT})
-
-
-def flatten(settings: dict, prefix: str = "") -> dict:
-    """Nested settings as one dict with dotted names."""
-    out = {}
-    for key, value in settings.items():
-        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out

@@ -136,7 +136,8 @@ class Training:
         name, step = name_of(code), self.state.step
         if step == 0 or self.state.step_in_epoch:  # else the end of the epoch is saved, with its result
             self.save(loader)
-        return Stopped(name, f"stopped by {name} after step {step}; all that is needed to go on is saved")
+        how = f"make train RUN={self.job.folder}"
+        return Stopped(name, f"stopped by {name} after step {step}; all that is needed to go on is saved: {how}")
 
 
 def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None = None) -> None:

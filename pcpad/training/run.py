@@ -145,8 +145,8 @@ def train_in(world: World, device: torch.device, settings: TrainSettings, signal
             say(which_sizes(settings))
         if not resume:
             world.on_main(lambda: write_run(folder, settings, facts, data, surgery, device, world))
-        say(f"run: {folder}")
         train_loader, val_loader, calibration = make_loaders(loader, settings, data, transform, device, world)
+        say(f"run: {folder}")
         loaders = train_loader, val_loader
         job = Job(settings, str(name), model, data, *loaders, transform, device, world, folder, teacher, calibration)
         marker = Requeue(folder, world)

@@ -144,6 +144,21 @@ def test_a_variant_that_leaves_nothing_does_not_stop_the_grid(call, tmp_path, ca
     ]
 
 
+def test_variants_that_leave_nothing_are_a_mistake_where_nothing_else_is_asked_for(call, tmp_path, capsys):
+    assert call("out", paddings="zeros,partial", sizes="cut:30@48,shift:60@48") == 1
+    assert "cut:30@48 leaves nothing of 48 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(call, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tally, "add", interrupted)
+    assert call("out", padding="zeros", size=48) == 130
+    assert "stopped by SIGINT and has kept what was counted; with the same --run or" in capsys.readouterr().err
+
+
 def test_a_cell_that_is_done_is_no_longer_not_applicable(call, tmp_path):
     """With the same `on_small`; the line of another one stays."""
     path, cell = tmp_path / "out/not_applicable.jsonl", {"model": "timm/test_resnet", "padding": "zeros", "size": "48"}

@@ -205,7 +205,7 @@ def test_ranks_draw_different_random_numbers(pair):
             {"sync_bn": "true"},
             "sync_bn does not exist on the device cpu: torch's SyncBatchNorm takes CUDA",
         ),
-        ({"batch_size": 40}, "36 images over 2 ranks do not fill one batch of 20 on each rank"),
+        ({"batch_size": 40}, "36 training images of 2 processes do not fill one batch of 20 on each"),
         ({"padding": "partail"}, "unknown padding mode 'partail'"),
         ({"data": "no/such"}, "neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],

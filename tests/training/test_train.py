@@ -243,7 +243,7 @@ def test_evaluation_of_a_model_with_weights(call, tmp_path, data, capsys):
         ({"padding": "partail"}, "unknown padding mode 'partail'"),
         ({"padding": "reflect", "size": 16}, "cannot run with reflect padding at size 16"),
         ({"weights": "w.pth"}, "holds the weights of another network"),
-        ({"batch_size": 99}, "36 images over 1 ranks do not fill one batch of 99"),
+        ({"batch_size": 99}, "36 training images do not fill one batch of 99: lower --batch_size"),
         ({"data": "no/such"}, "neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
         ({"out": "w.pth/run"}, "cannot be written (Not a directory); choose another with --out"),
         ({"out": "full"}, "full exists and is not empty: choose another --out"),

@@ -82,6 +82,24 @@ class Work:
         convert(self.subject.model, padding, **options(self.subject, padding))
 
 
+def runs_with(subject: Subject, padding: str, sizes: tuple[int, ...], alone: bool) -> bool:
+    """Whether the model runs with a padding at these sizes; says why one of several does not.
+
+    Raises:
+        ValueError: it does not, and no other was asked for.
+    """
+    convert(subject.model, padding, **options(subject, padding))
+    try:
+        for size in sizes:
+            probe(subject.model, str(subject.name), padding, size)
+    except ValueError as error:
+        if alone:
+            raise
+        say(f"{padding} is left out: {error}")
+        return False
+    return True
+
+
 def border(settings: BorderSettings) -> Path:
     """Measure border fidelity, spatial bias and the effect of shifts; returns the folder of records and figures.
 
@@ -118,10 +136,9 @@ def border(settings: BorderSettings) -> Path:
     if images.unlabelled:
         say(f"labels are unknown, so accuracy is left out ({images.unlabelled})")
     with result_folder(Path(out), RECORDS) as folder:
-        for padding in paddings:
-            convert(subject.model, padding, **options(subject, padding))
-            for one in (size, side):
-                probe(subject.model, str(subject.name), padding, one)
+        paddings = [padding for padding in paddings if runs_with(subject, padding, (size, side), paddings == [padding])]
+        if not paddings:
+            raise ValueError(f"{subject.name} runs with none of the paddings at size {size}: choose a larger --size")
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         subject.model.to(device, memory_format=layout)
         work = Work(subject, paddings, images, places, transform, margin, device, layout, loader, settings)

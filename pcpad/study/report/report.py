@@ -50,7 +50,8 @@ def make_report(settings: ReportSettings) -> Path:
         write_whole(beside / file, content)
     write_whole(path, text)
     figures = f"; {len(files) // 2} figures as SVG and CSV in {beside}" if files else ""
-    say(f"{path}: {len(parts)} {'study' if len(parts) == 1 else 'studies'}{figures}")
+    of = f"the records in {settings.records}" if settings.records else f"the study {name}"
+    say(f"{path}: {of if len(parts) == 1 else f'{len(parts)} studies'}{figures}")
     return path
 
 

@@ -211,7 +211,7 @@ def test_a_run_is_looked_at_as_it_was_trained(tmp_path, monkeypatch):
         (["--margin=40"], "margin must be a multiple of the network's stride of 32 pixels"),
         (["--paddings=zeros,partail"], "unknown padding mode 'partail'"),
         (["--paddings=zeros", "--power=0.5"], "power=0.5 has a meaning for partial padding only"),
-        (["--size=16", "--margin=32", "--paddings=circular,reflect"], "cannot run with reflect padding at size 16"),
+        (["--size=16", "--margin=32", "--paddings=reflect"], "cannot run with reflect padding at size 16"),
         (["--shifts=1,1000000"], "shifts: 1000000 leaves nothing of the 64 pixels that the network sees"),
         (["--data=/nowhere/at/all"], "is neither textures, elpv, cifar10, imagenette, imagenet nor a folder"),
     ],
@@ -222,6 +222,15 @@ def test_mistakes_are_named_before_the_work(model, folder, tmp_path, more, messa
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_padding_that_does_not_fit_is_left_out(model, folder, tmp_path, capsys):
+    more = ["--size=16", "--margin=32", "--paddings=circular,reflect", "--images=2", "--shifts=1"]
+    assert call(model, folder, tmp_path / "out", *more) == 0
+    said = capsys.readouterr().out
+    assert "reflect is left out: " in said
+    assert "cannot run with reflect padding at size 16" in said
+    assert {record["padding"] for record in read_border(tmp_path / "out")} == {"circular"}
 
 
 def test_earlier_records_are_not_written_over(model, folder, measured, capsys):
