@@ -16,7 +16,7 @@ STOREYS = [
     {"study", "doctor", "export"},
     {"arguments"},
     {"evaluation", "training", "inspection"},
-    {"data", "constructors", "models", "probe", "weights"},
+    {"data", "constructors", "models", "origin", "probe", "weights"},
     {"ragged"},
     {"padding"},
     {"config", "environment", "folders", "lines", "lock", "progress", "statistics", ""},

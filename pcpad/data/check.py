@@ -40,12 +40,14 @@ def check(settings: CheckSettings) -> None:
 
 
 def splits_of(name: str) -> dict[str, Manifest]:
-    """Split to its images: ``train`` and ``val``, or ``images`` for a folder of classes."""
+    """Split to its images: ``train`` and ``val``, the one that is there, or ``images`` for a folder of classes."""
     _, root = locate(name)
-    if (root / "train").is_dir() or (root / "val").is_dir():
+    there = [split for split in ("train", "val") if (root / split).is_dir()]
+    if len(there) == 2:
         data = open_for_training(name)
         return {"train": data.train, "val": data.val}
-    return {"images": list_images(root, {folder: label for label, folder in enumerate(class_folders(root))})}
+    folders = {split: root / split for split in there} or {"images": root}
+    return {split: list_images(at, {c: i for i, c in enumerate(class_folders(at))}) for split, at in folders.items()}
 
 
 def check_split(name: str, manifest: Manifest, workers: int) -> list[str]:

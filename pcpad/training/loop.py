@@ -12,6 +12,7 @@ from pcpad.config import TrainSettings, to_dict
 from pcpad.data.batch import Batch, EvalTransform
 from pcpad.data.catalogue import DataSet
 from pcpad.evaluation.counts import autocast
+from pcpad.evaluation.record import percent
 from pcpad.padding.modes import power_of
 from pcpad.progress import say
 from pcpad.ragged import RaggedBatch
@@ -154,7 +155,8 @@ def fit(job: Job, run: dict, resume: dict | None = None, signals: Signals | None
     """
     settings = job.settings
     if resume and resume["epoch"] >= settings.epochs:
-        say(f"the run is finished: {resume['epoch']} of {settings.epochs} epochs")
+        result = f": top-1 {percent(resume['top1'], resume['n'])}" if resume.get("n") else ""
+        say(f"the run is finished: {resume['epoch']} of {settings.epochs} epochs{result}; in {job.folder}")
         return
     if resume:
         states = [rank["loader"] for rank in resume["ranks"]]

@@ -40,6 +40,10 @@ def test_an_intact_data_set(data, capsys, tmp_path):
     assert not (tmp_path / "list").exists()
     assert main(["data", "check", "--data", str(data / "val")]) == 0  # a folder of classes
     assert "images: 21 images" in capsys.readouterr().out
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/val").symlink_to(data / "val")  # what an evaluation takes too
+    assert main(["data", "check", "--data", str(tmp_path / "half")]) == 0
+    assert "val: 21 images" in capsys.readouterr().out
 
 
 def test_training_without_the_damaged_files(damaged, call, capsys):

@@ -187,7 +187,12 @@ def record_table(records: list[dict], impossible: list[dict]) -> str:
         for r in sorted(records, key=lambda r: r["step"] or 0)
         if r["checkpoint"] == "epoch"
     }
-    rows, shown = [], [r for r in records if r["checkpoint"] != "epoch"] + list(epochs.values())
+    others = [r for r in records if r["checkpoint"] != "epoch"]
+    again = {(r["run"], r["padding"], r["size"], r["step"], r["top1"], r.get("power")) for r in others}
+    last = [
+        r for r in epochs.values() if (*map(r.get, ("run", "padding", "size", "step", "top1", "power")),) not in again
+    ]
+    rows, shown = [], others + last  # what pcpad eval has counted once more is one evaluation
     for record, subject in zip(shown, subjects_of(shown), strict=True):
         n = record["n"]
         low, high = (100 * end for end in wilson(record["top1"], n))
