@@ -85,6 +85,12 @@ def train_settings(argv: list[str]) -> TrainSettings | None:
     settings = parse(TrainSettings, argv, "train", [recipe_file("base"), recipe_file(recipe)])
     if settings is None:
         return None
+    sizes = settings.progressive
+    if sizes.start not in (None, sizes.end) and not sizes.to_epoch:  # of an older run that goes on it is no mistake
+        raise ValueError(
+            f"progressive.start={sizes.start} would be used in no epoch: --progressive.to_epoch says until when the "
+            "side rises"
+        )
     return replace(settings, data=replace(settings.data, name=data), recipe=recipe)
 
 

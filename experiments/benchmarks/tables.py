@@ -152,8 +152,8 @@ def hotspots(result: dict) -> list[str]:
 def grid(result: dict) -> list[str]:
     """Seconds of a grid, of its cells one by one and of the forward passes."""
     of = f"{result['model']}, {result['images']} images, {len(result['cells'])} cells, {result['loader']}"
-    of += f", {len(result['repetitions']['grid'])} repetitions (the cells one)"
-    told = result["repetitions"]
+    told = result.get("repetitions") or {"grid": [result["grid_seconds"]], "forward": [result["forward_seconds"]]}
+    of += f", {len(told['grid'])} repetition{'s (the cells one)' if len(told['grid']) > 1 else ''}"
     ratios = [a / b for a, b in zip(told["grid"], told["forward"], strict=True)]
     rows = [["grid", f"{result['grid_seconds']:.1f}", ""]]
     rows.append(["its cells one by one", f"{result['cells_seconds']:.1f}", f"{result['ratio']:.2f}"])

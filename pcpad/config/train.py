@@ -87,11 +87,6 @@ class ProgressiveSettings:
         check(self.to_epoch >= self.from_epoch, "progressive.to_epoch", self.to_epoch, "at least from_epoch")
         if self.start is None and (self.end is not None or self.to_epoch):
             raise ValueError("progressive.end and its epochs need progressive.start")
-        if self.start is not None and not self.to_epoch and self.start != self.end:
-            raise ValueError(
-                f"progressive.start={self.start} would be used in no epoch: --progressive.to_epoch says until when the "
-                "side rises"
-            )
 
 
 @dataclass(frozen=True)

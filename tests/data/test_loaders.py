@@ -136,7 +136,7 @@ def test_training_takes_equal_steps_of_different_images(loader, flat_files, numb
 
 
 def test_training_without_a_step_is_refused(loader, flat_files):
-    with pytest.raises(ValueError, match=r"31 images over 2 ranks .* batch of 16"):
+    with pytest.raises(ValueError, match=r"31 training images of 2 processes .* batch of 16"):
         train_loader(loader, flat_files[:31], batch_size=16, world=2)
     assert train_loader(loader, flat_files[:32], batch_size=16, world=2).steps_per_epoch == 1
 

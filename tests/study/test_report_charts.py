@@ -136,6 +136,7 @@ def test_what_is_compared_differs_in_its_padding_alone(tmp_path, monkeypatch):
     assert [row[2:7] for row in second[1:]] == [
         ["zeros", "partial", "-67", "0", "4"],
         ["zeros", "partial", "+33", "2", "0"],
+        ["partial, power 0.5", "partial", "-50", "0", "3"],
     ]
 
 
