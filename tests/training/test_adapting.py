@@ -197,6 +197,19 @@ def test_without_training(call, weights, tmp_path, capsys):
     assert "the run is finished: 0 of 0 epochs" in capsys.readouterr().out
 
 
+def interrupt(original, at):
+    """The function, with a SIGTERM to this process before its call number `at`."""
+    done = []
+
+    def wrapped(*args, **kwargs):
+        done.append(None)
+        if len(done) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    return wrapped
+
+
 @pytest.mark.parametrize(
     "moment",
     [
@@ -208,17 +221,6 @@ def test_stopped_anywhere_it_ends_the_same(call, weights, tmp_path, monkeypatch,
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.ramp_epochs": 1.5, "adapt.distill": 0.5, "ema": 0.8}
     options |= {"eval_batch_size": 5} | ({"adapt.recalibrate": 0} if "step" in moment else {"adapt.ramp_epochs": 0})
     assert call("train", **options, out="whole") == 0
-    done = []
-
-    def interrupt(original, at):
-        def wrapped(*args, **kwargs):
-            done.append(None)
-            if len(done) == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(*args, **kwargs)
-
-        return wrapped
-
     with monkeypatch.context() as patch:
         if moment == "unconverted":
             patch.setattr(beginning, "validate", interrupt(beginning.validate, 1))
@@ -255,22 +257,10 @@ def test_the_power_of_a_checkpoint_is_what_it_is_evaluated_with(call, weights, t
 def test_a_stop_before_the_first_step_of_a_resumption_saves_the_power_that_is_due(call, weights, tmp_path, monkeypatch):
     """Step 3 of a ramp of 8 steps has 2/8; a network is built with the whole power."""
     options = ADAPT | {"epochs": 2, "weights": weights, "adapt.ramp_epochs": 2, "adapt.recalibrate": 0}
-
-    def asked(original, at=1):
-        done = []
-
-        def wrapped(*args, **kwargs):
-            done.append(None)
-            if len(done) == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(*args, **kwargs)
-
-        return wrapped
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimizer_step", asked(loop.optimizer_step, 2))
+        patch.setattr(loop, "optimizer_step", interrupt(loop.optimizer_step, 2))
         assert call("train", **options) == STOPPED
-    monkeypatch.setattr(loop, "train_epoch", asked(loop.train_epoch))
+    monkeypatch.setattr(loop, "train_epoch", interrupt(loop.train_epoch, 1))
     assert main(["train", "--resume", "run"]) == STOPPED
     saved = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)
     assert (saved["step"], saved["power"]) == (2, 0.25)
