@@ -53,7 +53,7 @@ def origin_of(path: str) -> Origin | None:
 def made(facts: dict) -> Origin | None:
     """An Origin of what a file says; None where it does not say it."""
     try:
-        given = {key: facts["preprocess"][key] for key in facts["preprocess"]}
+        given = dict(facts["preprocess"])
         preprocess = PreprocessSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
         power = 1.0 if facts.get("power") is None else float(facts["power"])
         return Origin(str(facts["padding"]), power, int(facts["size"]), preprocess, facts.get("weights"))

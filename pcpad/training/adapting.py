@@ -25,7 +25,7 @@ def check_adapting(settings: TrainSettings) -> None:
     adapt = settings.adapt
     if settings.weights is None and (adapt.recalibrate or adapt.distill or adapt.ramp_epochs):
         raise ValueError("adapt.recalibrate, adapt.distill and adapt.ramp_epochs start from weights: give --weights")
-    if adapt.recalibrate or adapt.distill or adapt.ramp_epochs:
+    if not settings.resume and (adapt.recalibrate or adapt.distill or adapt.ramp_epochs):
         known = origin_of(settings.weights)
         if known and known.padding != "zeros":
             raise ValueError(

@@ -1,13 +1,16 @@
 """Files of weights that pcpad wrote say how they were trained; what uses them goes by it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pcpad.cli import main
+from pcpad.config import AdaptSettings, TrainSettings
 from pcpad.evaluation.fields import read_records
 from pcpad.origin import origin_of
+from pcpad.training.adapting import check_adapting
 
 TRAINED = {"padding": "partial", "power": 0.5, "epochs": 1, "schedule.warmup_epochs": 0, "preprocess.crop_pct": 0.7}
 
@@ -76,6 +79,10 @@ def test_only_weights_of_zero_padding_are_adapted(option, run, data, tmp_path, c
     error = capsys.readouterr().err
     assert f"{weights} was trained with partial padding, and weights of zero padding are what" in error
     assert not (tmp_path / "adapted").exists()
+    given = TrainSettings(weights=str(weights), adapt=AdaptSettings(recalibrate=16), epochs=1)
+    with pytest.raises(ValueError, match="was trained with partial padding"):
+        check_adapting(given)
+    check_adapting(replace(given, resume="begun before"))  # a run that was not refused then goes on
     assert main(["train", *wanted, "--adapt.first", "true"]) == 0  # on from where it was
     before = [r for r in read_records(tmp_path / "adapted") if r["checkpoint"] == "converted"]
     assert [r["padding_trained"] for r in before] == ["partial"]
