@@ -16,26 +16,11 @@ from pcpad.cli import main
 from pcpad.config import StudyRunSettings
 from pcpad.study import launch
 from pcpad.study.entries import read_results
-from pcpad.study.launch import run_study, slots_of
+from pcpad.study.launch import slots_of
 from pcpad.study.plan import load_plan
 from pcpad.study.states import BEGUN, CHANGED, DAMAGED, DONE, INTERRUPTED, MISSING, RUNNING, state_of
-from pcpad.study.tables import tables_of
 from tests.study.conftest import TINY
-
-ZEROS, PARTIAL = "timm_test_byobnet-zeros-s0", "timm_test_byobnet-partial-s0"
-DATA = {"data": "/some/images"}
-
-
-def go(**settings) -> int:
-    return run_study(StudyRunSettings("tiny", **settings))
-
-
-def states() -> list[str]:
-    return [state_of(run).kind for run in load_plan("tiny").runs]
-
-
-def calls() -> list[dict]:
-    return [json.loads(line) for line in Path("calls.jsonl").read_text().splitlines()]
+from tests.study.launched import DATA, PARTIAL, ZEROS, calls, go, states
 
 
 def test_what_is_missing_is_run_once(write, fake, capsys):
@@ -227,76 +212,6 @@ def test_results_without_the_folders_count_as_done(write, fake, capsys):
     write(settings={"epochs": 3, "schedule.warmup_epochs": 1}, **DATA)
     assert go(dry_run=True) == 0
     assert "2 runs: 2 missing" in capsys.readouterr().out
-
-
-def test_evaluations_follow_the_trainings(write, fake):
-    folder = write(evaluate={"paddings": ["zeros", "partial"], "sizes": [32, "native:64"]}, **DATA)
-    assert go() == 0
-    cells = [e for e in read_results(folder) if e["kind"] == "evaluation"]
-    assert len(cells) == 8
-    own = {(e["padding"], e["padding_evaluated"], e["size"]): e["top1"] for e in cells}
-    assert (own["zeros", "zeros", "32"], own["zeros", "partial", "32"], own["partial", "partial", "native:64"]) == (
-        78,
-        69,
-        76,
-    )
-    assert go() == 0
-    assert len(read_results(folder)) == 10
-    write(evaluate={"paddings": ["zeros", "partial"], "sizes": [32, "native:64", 128]}, **DATA)
-    fake(evaluation="pcpad: error: too small")
-    assert go(only="*zeros*") == 1
-    assert [e["error"] for e in read_results(folder) if e["status"] == "failed"] == ["pcpad: error: too small"]
-    fake()
-    assert go(only="*zeros*") == 0  # what is missing only
-    assert {e["status"] for e in read_results(folder)} == {"done"}
-    lines = (Path("runs/tiny", ZEROS) / "records.jsonl").read_text().splitlines()
-    assert len(lines) == 2 + 4 + 2
-
-
-def test_the_runs_of_another_study_are_evaluated_and_never_trained(write, fake, capsys):
-    write(**DATA)
-    assert go(only="*zeros*") == 0
-    evaluate = {"paddings": ["zeros", "partial"], "sizes": [32]}
-    nothing = dict.fromkeys(("grid", "recipe", "settings"))
-    folder = write("cross", **nothing, **{"from": "tiny"}, evaluate=evaluate, tables=["cross"])
-    assert run_study(StudyRunSettings("cross")) == 0
-    assert f"{PARTIAL} is missing: pcpad study run tiny trains it" in capsys.readouterr().out
-    assert [e["kind"] for e in read_results(folder)] == ["evaluation", "evaluation"]
-    assert len(calls()) == 1
-    Path("runs").rename("elsewhere")  # as in a clone: what is evaluated needs no training
-    assert run_study(StudyRunSettings("cross")) == 0
-    out = capsys.readouterr().out
-    assert f"{PARTIAL} is missing" in out
-    assert ZEROS not in out
-    assert run_study(StudyRunSettings("cross", dry_run=True)) == 0
-    assert "4 evaluations: 2 missing" in capsys.readouterr().out
-
-
-def test_a_cell_that_the_model_cannot_do_is_said_and_not_tried_again(write, fake, capsys):
-    evaluate = {"paddings": ["zeros", "partial"], "sizes": [32]}
-    folder = write(evaluate=evaluate, tables=["cross"], **DATA)
-    fake(impossible=["partial"])
-    assert go(only="*zeros*") == 0
-    before = (Path("runs/tiny", ZEROS) / "records.jsonl").read_text()
-    assert go(only="*zeros*") == 0
-    assert (Path("runs/tiny", ZEROS) / "records.jsonl").read_text() == before
-    entries = [e for e in read_results(folder) if e["kind"] == "evaluation"]
-    assert sorted((e["padding_evaluated"], e["status"]) for e in entries) == [
-        ("partial", "not applicable"),
-        ("zeros", "done"),
-    ]
-    text, numbers = tables_of(load_plan("tiny"), read_results(folder))
-    (row,) = [line for line in text.splitlines() if line.startswith("| test_byobnet | 32 | zeros")]
-    assert row.endswith("| n/a |")
-    assert "n/a, not applicable:\n\n- partial: too small" in text
-    assert len(numbers) == 1
-
-
-def test_each_run_can_be_evaluated_with_its_own_padding_alone(write, fake):
-    folder = write(evaluate={"paddings": "own", "sizes": [32, 48]}, **DATA)
-    assert go() == 0
-    cells = [(e["padding"], e["padding_evaluated"], e["size"]) for e in read_results(folder) if e["kind"] != "run"]
-    assert cells == [(padding, padding, size) for padding in ("zeros", "partial") for size in ("32", "48")]
 
 
 def test_each_of_several_processes_has_its_gpu_and_its_cores(write, fake, monkeypatch):

@@ -20,7 +20,7 @@ from pcpad.study.plan import load_plan
 from pcpad.study.results import missing_cells, note_launch, read_launches, results_of
 from pcpad.study.states import INTERRUPTED
 from pcpad.study.tables import tables_of
-from tests.study.test_launch import DATA, PARTIAL, ZEROS, calls, go, states
+from tests.study.launched import DATA, PARTIAL, ZEROS, calls, go, states
 
 EVALUATE = {"paddings": ["zeros", "partial"], "sizes": [32]}
 

@@ -49,7 +49,8 @@ def make_report(settings: ReportSettings) -> Path:
     for file, content in files.items():
         write_whole(beside / file, content)
     write_whole(path, text)
-    figures = f"; {len(files) // 2} figures as SVG and CSV in {beside}" if files else ""
+    drawn = len(files) // 2
+    figures = f"; {drawn} figure{'s' * (drawn > 1)} as SVG and CSV in {beside}" if files else ""
     of = f"the records in {settings.records}" if settings.records else f"the study {name}"
     say(f"{path}: {of if len(parts) == 1 else f'{len(parts)} studies'}{figures}")
     return path
