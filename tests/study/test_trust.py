@@ -16,8 +16,8 @@ from pcpad.study.report.study_charts import record_charts
 from pcpad.study.results import collect, missing_cells
 from pcpad.study.states import DAMAGED, same_weights, state_of
 from pcpad.study.tables import tables_of
-from tests.study.pages import whole_record
 from tests.study.launched import ZEROS
+from tests.study.pages import whole_record
 from tests.study.test_tables import GRID, entry, evaluation, results, rows_of
 
 EVALUATE = {"paddings": ["zeros", "partial"], "sizes": [32]}
