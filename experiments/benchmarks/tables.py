@@ -10,14 +10,21 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from scipy.stats import binom
+from goals import goals
+from intervals import median_interval
 
 HERE = Path(__file__).resolve().parent
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; all columns but the first to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+GOALS_SAID = (
+    "In times of zero padding, or of the peer that is named. A figure is counted by its median; what is known of the "
+    "reasons stands in [NOTES.md](NOTES.md)."
+)
+
+
+def table(head: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,)) -> list[str]:
+    """A Markdown table; all columns but those named to the right."""
+    lines = [head, ["---" if i in left else "---:" for i in range(len(head))], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -29,13 +36,6 @@ def about(result: dict) -> str:
     counted = {"workers": "for the images", "threads": "of torch"}
     counts = "".join(f"{key} {what}: {result[key]}, " for key, what in counted.items() if key in result)
     return f"{result['date']}, {result['hardware']}, {counts}{named}"
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95% interval of a median, whatever the distribution: two of the values in order; of five, the whole range."""
-    low, high = binom.interval(0.95, len(values), 0.5)
-    ordered = sorted(values)
-    return ordered[max(int(low) - 1, 0)], ordered[min(int(high), len(values) - 1)]
 
 
 def padding(results: list[dict]) -> list[str]:
@@ -200,6 +200,8 @@ def startup(result: dict) -> list[str]:
 def main() -> int:
     """Write TABLES.md."""
     lines = ["# Benchmarks", "", "Made by `tables.py` from the JSON files of this folder.", ""]
+    for device in ("cpu", "cuda"):
+        lines += [f"## The goals: {device}", "", GOALS_SAID, "", *table(*goals(HERE, device), left=(0, 1, 4, 5)), ""]
     made = {
         "What a padding costs, in times of zero padding (95% interval of the median)": (
             "padding",
