@@ -161,8 +161,8 @@ def start(call: str) -> Callable:
 
     def figures(records: dict, device: str) -> Found:
         told = records["startup"]["seconds"] | {"import pcpad": records["startup"]["added_seconds"]}
-        (of,) = [name for name in told if name.startswith(call)]
-        return [Figure(of, median(told[of]), *median_interval(told[of]))], []
+        named = [name for name in told if name.startswith(call)]
+        return [Figure(name, median(told[name]), *median_interval(told[name])) for name in named], []
 
     return figures
 

@@ -95,7 +95,8 @@ def test_peers_are_to_be_reached(table_of):
 def test_what_has_no_record_is_not_met(table_of):
     found = table_of("cpu")
     assert {tuple(row[1:]) for row in found.values()} == {("0 of 0", "", "", "all")}
-    seconds = {"pcpad --help": [0.6], "pcpad study table x": [3.0]}
+    seconds = {"pcpad --help": [0.6], "pcpad study table x": [3.0], "pcpad study table y": [4.5]}
     found = table_of("cpu", startup={"seconds": seconds, "added_seconds": [0.05]})
     assert found["`pcpad --help`"][:4] == ["at most 0.5 s", "0 of 1", "0.6", "pcpad --help: 0.6"]
-    assert found["`pcpad study table`"][1] == found["`import pcpad` over `import torch`"][1] == "1 of 1"
+    assert found["`pcpad study table`"][1:4] == ["1 of 2", "3 to 4.5", "pcpad study table y: 4.5"]
+    assert found["`import pcpad` over `import torch`"][1] == "1 of 1"
