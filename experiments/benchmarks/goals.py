@@ -77,7 +77,7 @@ def padding(ways: Iterable[str], works: Iterable[str], compiled: bool) -> Callab
             name, numbers, layout, work = named = key_of(row)
             if work not in works or named[:3] not in about[device]:
                 continue
-            for way in set(ways) & set(row["ratios"]):
+            for way in filter(row["ratios"].__contains__, ways):
                 there.add((*named, way))
                 told = f"{name} {work}, {numbers}{' NCHW' if layout == 'NCHW' else ''}"
                 told += f", {way}" if way in FILLING else ""
@@ -102,7 +102,7 @@ def key_of(row: dict) -> tuple[str, str, str, str]:
 
 def peaks(records: dict, device: str) -> Found:
     """Peak memory of a training step with partial padding, in times of zero padding's."""
-    rows = [row for row in rows_of(records, False) if row["work"] == "training" and row["peak_mib"]]
+    rows = [row for row in rows_of(records, False) if row["work"] == "training" and "partial" in row["peak_mib"]]
     found = []
     for row in rows:
         ratio = row["peak_mib"]["partial"] / row["peak_mib"]["zeros"]
@@ -145,13 +145,18 @@ def waiting(records: dict, device: str) -> Found:
     return found, []
 
 
+def repetitions(record: dict) -> dict[str, list[float]]:
+    """Seconds of a grid, and of its forward passes, in every repetition; older records have one."""
+    once = {"grid": [record["grid_seconds"]], "forward": [record["forward_seconds"]]}
+    return record.get("repetitions", once)
+
+
 def grid(records: dict, device: str) -> Found:
     """Seconds of a grid in times of its forward passes."""
     found = []
     for name, record in records.items():
         if name.partition("-")[0] == "grid":
-            told = record.get("repetitions")
-            told = told or {"grid": [record["grid_seconds"]], "forward": [record["forward_seconds"]]}
+            told = repetitions(record)
             found.append(spread(f"{record['images']} images", told["grid"], told["forward"]))
     return found, []
 
@@ -226,5 +231,5 @@ def goals(folder: Path, device: str) -> tuple[list[str], list[list[str]]]:
     records = {
         path.stem.removesuffix(f"-{device}"): json.loads(path.read_text()) for path in folder.glob(f"*-{device}.json")
     }
-    head = ["", "goal", "met", "measured", "not met (95% interval)", "not measured"]
+    head = ["", "goal", "met", "measured", "not met (95% interval of the median)", "not measured"]
     return head, [row_of(goal, records, device) for goal in GOALS if device in goal.limit]

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from goals import goals
+from goals import goals, key_of, repetitions
 from intervals import median_interval
 
 HERE = Path(__file__).resolve().parent
 
 
 GOALS_SAID = (
-    "In times of zero padding, or of the peer that is named. A figure is counted by its median; what is known of the "
-    "reasons stands in [NOTES.md](NOTES.md)."
+    "In times of zero padding, or of the peer that is named. A figure is counted by its median, also one of code that "
+    "has changed since; an interval of five repetitions or fewer is their whole range, so less sure than 95%. Reasons, "
+    "and which figures are of older code, stand in [NOTES.md](NOTES.md)."
 )
 
 
@@ -44,9 +45,8 @@ def padding(results: list[dict]) -> list[str]:
     for result in results:
         key = (result["hardware"], result["compile"], result["amp"], result["channels_last"])
         groups.setdefault(key, []).append(result)
-    for (_, compiled, amp, last), group in groups.items():
-        kind = ["compiled" if compiled else "eager", "fp32" if amp == "off" else amp]
-        kind += ["channels_last" if last else "NCHW"]
+    for (_, compiled, _, _), group in groups.items():
+        kind = ["compiled" if compiled else "eager", *key_of(group[0])[1:3]]
         ways = list(dict.fromkeys(way for result in group for way in result["ratios"] if way != "zeros"))
         rows = []
         for result in group:
@@ -152,7 +152,7 @@ def hotspots(result: dict) -> list[str]:
 def grid(result: dict) -> list[str]:
     """Seconds of a grid, of its cells one by one and of the forward passes."""
     of = f"{result['model']}, {result['images']} images, {len(result['cells'])} cells, {result['loader']}"
-    told = result.get("repetitions") or {"grid": [result["grid_seconds"]], "forward": [result["forward_seconds"]]}
+    told = repetitions(result)
     of += f", {len(told['grid'])} repetition{'s (the cells one)' if len(told['grid']) > 1 else ''}"
     ratios = [a / b for a, b in zip(told["grid"], told["forward"], strict=True)]
     rows = [["grid", f"{result['grid_seconds']:.1f}", ""]]
@@ -200,8 +200,9 @@ def startup(result: dict) -> list[str]:
 def main() -> int:
     """Write TABLES.md."""
     lines = ["# Benchmarks", "", "Made by `tables.py` from the JSON files of this folder.", ""]
+    lines += ["## The goals", "", GOALS_SAID, ""]
     for device in ("cpu", "cuda"):
-        lines += [f"## The goals: {device}", "", GOALS_SAID, "", *table(*goals(HERE, device), left=(0, 1, 4, 5)), ""]
+        lines += [f"### {device}", "", *table(*goals(HERE, device), left=(0, 1, 4, 5)), ""]
     made = {
         "What a padding costs, in times of zero padding (95% interval of the median)": (
             "padding",

@@ -140,6 +140,17 @@ def test_the_same_bytes_every_time(study):
             assert b"<desc" in content
 
 
+def test_the_message_counts_the_figures(study, capsys):
+    """A study of one padding has nothing to compare, so a figure less."""
+    built("tiny")
+    assert "the study tiny; 2 figures as SVG and CSV in page-files" in capsys.readouterr().out
+    path = study / "results.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if json.loads(line)["padding"] == "zeros"))
+    built("tiny")
+    assert "the study tiny; 1 figure as SVG and CSV in page-files" in capsys.readouterr().out
+
+
 def test_all_studies_without_torch(tmp_path):
     """The repository's own studies, in a process that cannot import torch."""
     code = """
